@@ -1,0 +1,6 @@
+"""Hierarchical discrete VAEs with relaxed-responsibility vector quantisation.
+
+Importing this package is quick: torch is imported with the modules that use it.
+"""
+
+__version__ = "0.1.0"

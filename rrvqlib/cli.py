@@ -1,0 +1,114 @@
+"""Command lines from dataclass fields, and errors that a person can act on."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from rrvqlib.configs import parse_sides
+from rrvqlib.errors import UserError
+
+
+def truth(text: str) -> bool:
+    """true/false, yes/no, on/off, 1/0."""
+    if text.lower() in ("true", "yes", "on", "1"):
+        return True
+    if text.lower() in ("false", "no", "off", "0"):
+        return False
+    raise ValueError(text)
+
+
+PARSERS: dict[str, tuple[Callable, str]] = {
+    "int": (int, "a whole number"),
+    "float": (float, "a number"),
+    "bool": (truth, "true or false"),
+    "str": (str, "text"),
+    "Sides": (parse_sides, "whole numbers such as 16*4,8,4"),
+}
+
+METAVARS = {"int": "N", "float": "X", "bool": "true|false", "str": "TEXT", "Sides": "N,N,..."}
+
+
+def add_fields(parser: argparse.ArgumentParser, config: type) -> None:
+    """One flag for each field of a dataclass whose fields were made by `configs.setting`.
+
+    A flag that is not given stays None, so that a named run's own value holds.
+    """
+    for f in fields(config):
+        choices = f.metadata["choices"]
+        metavar = "{" + ",".join(choices) + "}" if choices else METAVARS[f.type]
+        default = f.default
+        shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
+        parser.add_argument(
+            "--" + f.name,
+            metavar=metavar,
+            default=argparse.SUPPRESS,
+            help=f"{f.metadata['help']} (default: {shown})".replace("%", "%%"),
+        )
+
+
+def read_fields(args: argparse.Namespace, config: type) -> dict[str, Any]:
+    """The flags that were given, parsed to their fields' types."""
+    values = {}
+    for f in fields(config):
+        if not hasattr(args, f.name):
+            continue
+        text = getattr(args, f.name)
+        parse, what = PARSERS[f.type]
+        try:
+            values[f.name] = parse(text)
+        except ValueError:
+            raise UserError(f"--{f.name} {text}: must be {what}") from None
+    return values
+
+
+def add_run_arguments(parser: argparse.ArgumentParser, with_data: bool) -> None:
+    """The arguments of the commands that read a run folder."""
+    parser.add_argument("dir", type=Path, metavar="DIR", help="folder of a run")
+    parser.add_argument(
+        "--device",
+        default="auto",
+        choices=("auto", "cpu", "cuda"),
+        help="where to compute (default: cuda where there is a GPU)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the samples (default: 0)")
+    if with_data:
+        parser.add_argument(
+            "--dataset",
+            help="photos, swatches, cifar10, svhn, celeba, folder:PATH"
+            " or npz:PATH (default: what the run was trained on)",
+        )
+        parser.add_argument(
+            "--data_dir", default="data", help="where downloaded data sets are kept (default: data)"
+        )
+        parser.add_argument(
+            "--split",
+            default="test",
+            choices=("train", "valid", "test"),
+            help="of the data set (default: test)",
+        )
+
+
+def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> None:
+    """Call `main(argv)`; what the user can mend becomes one line and exit code 2."""
+    try:
+        main(argv)
+    except UserError as error:
+        fail(str(error))
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            fail(f"the disk is full ({error.filename or error}); free some space, then go on")
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR):
+            fail(f"cannot write or read {error.filename}: {error.strerror}; choose another path")
+        raise
+
+
+def fail(message: str) -> None:
+    """Print the message to standard error and leave with exit code 2."""
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(2)

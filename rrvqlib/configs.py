@@ -1,0 +1,337 @@
+"""Settings of models and runs, and the named runs.
+
+Frozen dataclasses of plain values; importing this module does not import torch.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from rrvqlib.errors import UserError
+
+Sides = tuple[int, ...]
+
+
+def setting(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:
+    """A dataclass field with the text and the choices that `--help` shows."""
+    return field(default=default, metadata={"help": help, "choices": choices})
+
+
+def parse_sides(text: str) -> Sides:
+    """`16*4,8*2,4` -> (16, 16, 16, 16, 8, 8, 4)."""
+    sides: list[int] = []
+    for part in text.replace(" ", "").split(","):
+        side, _, times = part.partition("*")
+        sides += [int(side)] * int(times or 1)
+    return tuple(sides)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What a model is; stored in its `config.json`."""
+
+    model: str = setting(
+        "hierarchy",
+        "hierarchy (Eq 3-5), or one layer: vqvae (Eq 1), relaxed-vqvae (Eq 2), spatial-vae (App B)",
+        ("hierarchy", "vqvae", "relaxed-vqvae", "spatial-vae"),
+    )
+    latent: str = setting(
+        "codebook",
+        "latents of a hierarchy: codebook (RRVQ) or gaussian (hierarchical Spatial-VAE)",
+        ("codebook", "gaussian"),
+    )
+    image_size: int = setting(32, "side of the images in pixels")
+    pyramid: Sides = setting(
+        (16, 16, 8, 4),
+        "side of each layer's grid of latents, l=1 (nearest the pixels) first; 16*8,8*8 repeats",
+    )
+    codes: Sides = setting((256,), "K, codes per codebook; one number, or one per layer")
+    code_size: int = setting(32, "D, size of a code; of each Gaussian latent's z")
+    network: str = setting(
+        "conv", "of one-layer models: conv (App B) or mlp (App H)", ("conv", "mlp")
+    )
+    channels: int = setting(64, "width of the networks")
+    blocks: int = setting(1, "residual blocks between two layers of latents (hidden layers of mlp)")
+    ladder_blocks: int = setting(0, "residual blocks in ladders and straps; 0: one convolution")
+    decoder_input: str = setting(
+        "add",
+        "how a code joins the decoder: add to its state, or concat inside the residual block",
+        ("add", "concat"),
+    )
+    init_scale: float = setting(0.1, "standard deviation of ladders, straps, branches at init")
+    covariance: str = setting(
+        "isotropic",
+        "of codes: isotropic (correct normaliser), diagonal, as_printed (Eq 6), fixed (Eq 2)",
+        ("isotropic", "diagonal", "as_printed", "fixed"),
+    )
+    prior: str = setting(
+        "embedding",
+        "p(z_l | above): embedding (Eq 7) or direct (softmax of logits)",
+        ("embedding", "direct"),
+    )
+    top_prior: str = setting(
+        "learnt",
+        "of the top layer: learnt (a tiled vector through pstrap) or uniform",
+        ("learnt", "uniform"),
+    )
+    sample: str = setting(
+        "straight-through",
+        "training samples: straight-through or soft",
+        ("straight-through", "soft"),
+    )
+    codebook_init: str = setting(
+        "normal",
+        "normal (std D^-1/2), unit (std 1) or kmeans (of the first batch's features)",
+        ("normal", "unit", "kmeans"),
+    )
+    codebook_update: str = setting(
+        "ema", "VQ-VAE codes learn by moving averages (ema) or by a loss", ("ema", "loss")
+    )
+    commitment: float = setting(0.25, "VQ-VAE: beta, weight of the commitment loss")
+    codebook_decay: float = setting(0.99, "VQ-VAE: decay of the moving averages")
+    restart_below: float = setting(
+        0.1, "VQ-VAE: restart codes used less often than this per batch; 0: never"
+    )
+    edge_bins: bool = setting(
+        False, "likelihood: outermost bins reach to infinity (PixelCNN++), else Kingma's form"
+    )
+    scale_per_channel: bool = setting(True, "likelihood: one scale per colour channel, else one")
+
+    def __post_init__(self) -> None:
+        for name in ("pyramid", "codes"):  # JSON has no tuples
+            value = getattr(self, name)
+            if isinstance(value, int):
+                value = (value,)
+            object.__setattr__(self, name, tuple(value))
+        check_choices(self)
+        for f in fields(self):
+            value = getattr(self, f.name)
+            require(
+                self,
+                f.name,
+                not isinstance(value, float) or math.isfinite(value),
+                "a finite number",
+            )
+        self._check_pyramid()
+        for name in ("code_size", "channels", "blocks"):
+            require(self, name, getattr(self, name) >= 1, "at least 1")
+        require(self, "ladder_blocks", self.ladder_blocks >= 0, "0 or more")
+        require(self, "init_scale", self.init_scale > 0, "above 0")
+        require(
+            self,
+            "codes",
+            len(self.codes) in (1, len(self.pyramid)),
+            f"one number or one for each of the {len(self.pyramid)} layers of the pyramid",
+        )
+        require(self, "codes", min(self.codes) >= 1, "at least 1")
+        require(self, "commitment", self.commitment >= 0, "0 or more")
+        require(self, "codebook_decay", 0 < self.codebook_decay < 1, "between 0 and 1")
+        require(self, "restart_below", self.restart_below >= 0, "0 or more")
+
+    def _check_pyramid(self) -> None:
+        sides = (self.image_size, *self.pyramid)
+        good = min(sides) >= 1 and len(self.pyramid) >= 1 and self.image_size >= 2
+        require(self, "pyramid", good, "at least one layer, sides of 1 or more")
+        for below, above in zip(sides, sides[1:], strict=False):
+            ratio = below // above
+            halves = below == above * ratio and ratio & (ratio - 1) == 0
+            require(
+                self,
+                "pyramid",
+                halves,
+                f"sides that stay or halve from the image ({self.image_size}) upwards",
+            )
+        require(
+            self,
+            "pyramid",
+            self.pyramid[0] < self.image_size,
+            f"a first side below the image's {self.image_size}",
+        )
+        if self.model == "hierarchy":
+            require(self, "network", self.network == "conv", "conv, since model is hierarchy")
+        else:
+            require(
+                self,
+                "pyramid",
+                len(self.pyramid) == 1,
+                f"one side only, since {self.model} has one layer",
+            )
+            require(
+                self,
+                "latent",
+                self.latent == "codebook",
+                f"left out, since model {self.model} settles it",
+            )
+
+    @property
+    def layers(self) -> int:
+        """L."""
+        return len(self.pyramid)
+
+    @property
+    def codes_per_layer(self) -> Sides:
+        """K of each layer, l = 1 first."""
+        return self.codes * self.layers if len(self.codes) == 1 else self.codes
+
+    @property
+    def dims(self) -> int:
+        """Sub-pixels per image, the dims of bits per dim."""
+        return 3 * self.image_size**2
+
+    @property
+    def latent_variables(self) -> int:
+        """M, summed over the layers."""
+        return sum(side**2 for side in self.pyramid)
+
+    @property
+    def rate_ceiling(self) -> float:
+        """Bits per dim that the codes can carry at most: sum of M_l log2 K_l over the dims."""
+        pairs = zip(self.pyramid, self.codes_per_layer, strict=True)
+        return sum(side**2 * math.log2(K) for side, K in pairs) / self.dims
+
+
+@dataclass(frozen=True)
+class RunConfig(ModelConfig):
+    """A model, its data and its training; every field is a flag of `python -m rrvqlib.train`."""
+
+    dataset: str = setting(
+        "photos", "photos, swatches, cifar10, svhn, celeba, folder:PATH or npz:PATH"
+    )
+    data_dir: str = setting("data", "where downloaded data sets are kept")
+    seed: int = setting(0, "of initialisation, order and noise")
+
+    steps: int = setting(1000, "optimiser steps")
+    batch_size: int = setting(64, "images per step, global: shared by all processes")
+    optimizer: str = setting("adamax", "adamax or adam", ("adamax", "adam"))
+    lr: float = setting(8e-3, "learning rate of the networks at the start (after warm-up)")
+    codebook_lr_factor: float = setting(
+        5.0, "learning rate of codebooks and likelihood scale, as a multiple of lr"
+    )
+    lr_warmup: int = setting(50, "steps over which the learning rate rises from 0")
+    schedule: str = setting(
+        "cosine",
+        "of the learning rate: cosine (to lr_min), plateau (x 0.8) or constant",
+        ("cosine", "plateau", "constant"),
+    )
+    lr_min: float = setting(5e-5, "learning rate at the end")
+    plateau_patience: int = setting(
+        20, "evaluations without a better validation ELBO before lr falls (schedule plateau)"
+    )
+    max_grad_norm: float = setting(
+        1.0, "gradients of the loss in bits per dim are clipped to this norm; 0: off"
+    )
+    skip_above: float = setting(
+        20.0, "skip a step whose gradient norm exceeds this many running medians; 0: never"
+    )
+    max_skipped: int = setting(
+        100, "skipped steps in a row after which training stops with a message"
+    )
+    ema: float = setting(0.999, "decay of the weights' average, used to evaluate; 0: off")
+
+    temperature: float = setting(1.0, "of the Gumbel-softmax at the start")
+    temperature_end: float = setting(0.5, "of the Gumbel-softmax at the end")
+    temperature_schedule: str = setting(
+        "exponential", "how it falls between the two", ("exponential", "linear", "constant")
+    )
+    temperature_fraction: float = setting(1.0, "fraction of the steps over which it falls")
+    kl_warmup: float = setting(0.02, "fraction of the steps over which the KL's weight rises to 1")
+    free_nats: float = setting(0.0, "free bits: nats of KL that cost nothing; 0: off")
+    free_nats_group: str = setting(
+        "layer", "free nats per layer and image, or per position", ("layer", "position")
+    )
+
+    eval_every: int = setting(250, "steps between evaluations on validation images")
+    eval_images: int = setting(500, "validation images in each of these; 0: all")
+    save_every: int = setting(1000, "steps between checkpoints")
+    iw_k: int = setting(100, "samples per image of the importance-weighted bound; 0: off")
+    iw_images: int = setting(500, "first test images it is computed on")
+
+    device: str = setting("auto", "auto, cpu or cuda", ("auto", "cpu", "cuda"))
+    precision: str = setting("fp32", "fp32, or bf16 autocast", ("fp32", "bf16"))
+    compile: bool = setting(False, "torch.compile the model")
+    cuda_graphs: bool = setting(False, "with compile: replay CUDA graphs (mode reduce-overhead)")
+    channels_last: bool = setting(True, "memory layout of images and convolutions")
+    grad_accumulation: int = setting(1, "micro-batches per step, when memory is short")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in (
+            "steps",
+            "batch_size",
+            "eval_every",
+            "save_every",
+            "grad_accumulation",
+            "plateau_patience",
+            "max_skipped",
+        ):
+            require(self, name, getattr(self, name) >= 1, "at least 1")
+        for name in ("lr", "codebook_lr_factor", "temperature", "temperature_end"):
+            require(self, name, getattr(self, name) > 0, "above 0")
+        for name in (
+            "lr_warmup",
+            "lr_min",
+            "max_grad_norm",
+            "skip_above",
+            "free_nats",
+            "eval_images",
+            "iw_k",
+            "iw_images",
+            "seed",
+        ):
+            require(self, name, getattr(self, name) >= 0, "0 or more")
+        for name in ("kl_warmup", "temperature_fraction"):
+            require(self, name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
+        require(self, "seed", self.seed < 2**24, "below 16777216")  # 40 bits count the steps
+        require(self, "ema", 0 <= self.ema < 1, "0 or more and below 1")
+        require(self, "lr_min", self.lr_min <= self.lr, f"at most lr ({self.lr})")
+        require(
+            self,
+            "temperature_end",
+            self.temperature_end <= self.temperature,
+            f"at most temperature ({self.temperature})",
+        )
+        require(
+            self,
+            "batch_size",
+            self.batch_size % self.grad_accumulation == 0,
+            f"a multiple of grad_accumulation ({self.grad_accumulation})",
+        )
+        require(
+            self,
+            "cuda_graphs",
+            self.compile or not self.cuda_graphs,
+            "used together with --compile true",
+        )
+
+    @property
+    def model_config(self) -> ModelConfig:
+        """The part that describes the model."""
+        return ModelConfig(**{f.name: getattr(self, f.name) for f in fields(ModelConfig)})
+
+
+def require(config: Any, name: str, holds: bool, rule: str) -> None:
+    """Raise the error that names the setting, its value and the rule it breaks."""
+    if not holds:
+        value = getattr(config, name)
+        shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
+        raise UserError(f"--{name} {shown}: must be {rule}")
+
+
+def check_choices(config: Any) -> None:
+    for f in fields(config):
+        choices = f.metadata["choices"]
+        if choices:
+            require(
+                config, f.name, getattr(config, f.name) in choices, "one of " + ", ".join(choices)
+            )
+
+
+@dataclass(frozen=True)
+class NamedRun:
+    """A run that `--run NAME` starts, with what it costs and what score to expect."""
+
+    config: RunConfig
+    cost: str
+    expect: str

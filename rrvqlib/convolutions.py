@@ -1,0 +1,170 @@
+"""The layers that encoders and decoders are built from: weight-normed, ELU, residual."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+
+def conv(
+    inputs: int, outputs: int, kernel: int = 3, stride: int = 1, init_scale: float = 1.0
+) -> nn.Module:
+    """A weight-normed convolution that keeps the map's side, or divides it by `stride`."""
+    layer = nn.Conv2d(inputs, outputs, kernel, stride, padding=(kernel - 1) // 2)
+    return _weight_normed(layer, init_scale, dim=0)
+
+
+def up_conv(
+    inputs: int, outputs: int, kernel: int = 3, stride: int = 1, init_scale: float = 1.0
+) -> nn.Module:
+    """A weight-normed transposed convolution that keeps the map's side or multiplies it.
+
+    The kernel is odd, or twice the stride.
+    """
+    if kernel % 2:
+        padding, output_padding = kernel // 2, stride - 1
+    else:  # kernel 2 * stride, centred on the outputs that an input becomes
+        padding, output_padding = stride // 2, 0
+    layer = nn.ConvTranspose2d(
+        inputs, outputs, kernel, stride, padding=padding, output_padding=output_padding
+    )
+    return _weight_normed(layer, init_scale, dim=1)  # transposed: output channels come second
+
+
+def linear(inputs: int, outputs: int, init_scale: float = 1.0) -> nn.Module:
+    """A weight-normed fully connected layer."""
+    return _weight_normed(nn.Linear(inputs, outputs), init_scale, dim=0)
+
+
+def _weight_normed(layer: nn.Module, init_scale: float, dim: int) -> nn.Module:
+    nn.init.normal_(layer.weight, std=0.05)
+    nn.init.zeros_(layer.bias)
+    layer = weight_norm(layer, dim=dim)
+    layer.init_scale, layer.output_dim = init_scale, dim
+    return layer
+
+
+def rescale(maps: Tensor, factor: float) -> Tensor:
+    """Resize maps (B, C, H, W) by a power of two: averages going down, copies going up."""
+    if factor == 1:
+        return maps
+    if factor < 1:
+        return F.avg_pool2d(maps, round(1 / factor))
+    return F.interpolate(maps, scale_factor=factor, mode="nearest")
+
+
+class ResidualBlock(nn.Module):
+    """rescale(x) + conv(ELU(conv(ELU(x)))); the first convolution does the resizing.
+
+    Args:
+        channels: in and out.
+        factor: of the map's side: 1, or 1/2 and so on, or 2 and so on.
+        transposed: whether the first convolution is a transposed one, as in decoders (App. C).
+        joined: channels of a second input, concatenated between the two convolutions (there the
+            ResNet VAE lets a sample join); 0 for none.
+        init_scale: standard deviation of the branch's output at initialisation.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        factor: float = 1,
+        transposed: bool = False,
+        joined: int = 0,
+        init_scale: float = 0.1,
+    ):
+        super().__init__()
+        self.factor = factor
+        if transposed:
+            stride = round(factor)
+            kernel = 3 if stride == 1 else 2 * stride
+            self.first = up_conv(channels, channels, kernel, stride)
+        else:
+            self.first = conv(channels, channels, 3, round(1 / factor))
+        self.second = conv(channels + joined, channels, 3, init_scale=init_scale)
+
+    def forward(self, maps: Tensor, joining: Tensor | None = None) -> Tensor:
+        branch = self.first(F.elu(maps))
+        if joining is not None:
+            branch = torch.cat([branch, joining], dim=1)
+        return rescale(maps, self.factor) + self.second(F.elu(branch))
+
+
+class ResidualStack(nn.Sequential):
+    """`blocks` residual blocks; the first resizes."""
+
+    def __init__(self, channels: int, blocks: int, factor: float, transposed: bool, scale: float):
+        super().__init__(
+            *(
+                ResidualBlock(channels, factor if i == 0 else 1, transposed, init_scale=scale)
+                for i in range(blocks)
+            )
+        )
+
+
+class Projection(nn.Module):
+    """A ladder or strap: ELU, then one convolution, or `blocks` residual blocks and one.
+
+    Args:
+        inputs, outputs: channels.
+        blocks: residual blocks, which keep the wider of the two channel counts' side: those of
+            the backbone.
+        factor: 1, or 2 and more to upscale (straps).
+        init_scale: standard deviation of the output at initialisation.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, blocks: int, factor: int = 1, init_scale: float = 0.1
+    ):
+        super().__init__()
+        if blocks:  # App. C for L = 5: the blocks take over the upscaling
+            self.blocks = ResidualStack(inputs, blocks, factor, factor > 1, init_scale)
+            factor = 1
+        else:
+            self.blocks = nn.Identity()
+        if factor > 1:
+            self.project = up_conv(inputs, outputs, 2 * factor, factor, init_scale)
+        else:
+            self.project = conv(inputs, outputs, 3, 1, init_scale)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return self.project(F.elu(self.blocks(maps)))
+
+
+@torch.no_grad()
+def data_dependent_init(model: nn.Module, run: Callable[[], object]) -> None:
+    """Set gains and biases so that every weight-normed layer's output has mean 0 and its
+    `init_scale` as standard deviation, channel by channel (Salimans and Kingma 2016).
+
+    Args:
+        model: holds the layers.
+        run: runs the model on a batch; layers are set in the order in which they are reached, so
+            that each sees inputs that are already right.
+    """
+
+    def set_scale(layer: nn.Module, _inputs: tuple, output: Tensor) -> Tensor:
+        others = [d for d in range(output.ndim) if d != 1]
+        std, mean = torch.std_mean(output.float(), dim=others, correction=0)
+        # A channel that is constant over the batch (behind a tiled vector, say) keeps its gain.
+        gain = torch.where(std > 1e-4, layer.init_scale / std.clamp_min(1e-4), 1.0)
+        magnitude = layer.parametrizations.weight.original0
+        shape = [1] * magnitude.ndim
+        shape[layer.output_dim] = -1
+        magnitude.mul_(gain.view(shape))
+        shift = mean * gain
+        layer.bias.copy_(layer.bias * gain - shift)
+        per_channel = (1, -1) + (1,) * (output.ndim - 2)
+        return output * gain.view(per_channel) - shift.view(per_channel)
+
+    hooks = [
+        layer.register_forward_hook(set_scale)
+        for layer in model.modules()
+        if hasattr(layer, "init_scale")
+    ]
+    try:
+        run()
+    finally:
+        for hook in hooks:
+            hook.remove()

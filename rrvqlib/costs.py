@@ -1,0 +1,129 @@
+"""What a run costs: parameters, FLOPs, memory, and time on this machine (`--dry-run`)."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from rrvqlib.configs import NamedRun, RunConfig
+from rrvqlib.elbo import training_loss
+from rrvqlib.models import build
+
+# Per parameter: weight, gradient, two AdaMax states and the average, in float32.
+BYTES_PER_PARAMETER = 20
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one run. FLOPs count a multiplication and an addition as two, forward and backward."""
+
+    parameters: int
+    flops_per_image: float
+    memory_bytes: float
+    seconds_per_image: float
+    device: str
+    config: RunConfig
+
+    @property
+    def images(self) -> int:
+        return self.config.steps * self.config.batch_size
+
+    @property
+    def hours(self) -> float:
+        return self.seconds_per_image * self.images / 3600
+
+
+def estimate(config: RunConfig) -> Cost:
+    """Build the model and time a few training passes on random images.
+
+    Optimiser steps and evaluations come on top, about a tenth.
+    """
+    use_cuda = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
+    device = torch.device("cuda" if use_cuda else "cpu")
+    model = build(config.model_config).to(device)
+    micro_batch = max(1, config.batch_size // config.grad_accumulation)
+    n = micro_batch if use_cuda else min(micro_batch, 8)
+    side = config.image_size
+    images = torch.randint(0, 256, (n, 3, side, side), dtype=torch.uint8, device=device)
+    temperature = torch.ones((), device=device)
+    saved = 0
+
+    def count(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal saved
+        saved += tensor.numel() * tensor.element_size()
+        return tensor
+
+    def one_pass() -> None:
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            loss = training_loss(model(images, temperature))
+        loss.backward()
+
+    with FlopCounterMode(display=False) as flops:
+        one_pass()  # warms up, too
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        one_pass()
+    parameters = sum(p.numel() for p in model.parameters())
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    activations = max(0, saved - weights) / n * micro_batch
+    seconds = min(timed(one_pass, use_cuda) for _ in range(2)) / n
+    return Cost(
+        parameters,
+        flops.get_total_flops() / n,
+        parameters * BYTES_PER_PARAMETER + activations,
+        seconds,
+        torch.cuda.get_device_name() if use_cuda else f"CPU, {torch.get_num_threads()} threads",
+        config,
+    )
+
+
+def timed(call, use_cuda: bool) -> float:
+    """Seconds that a call takes."""
+    start = time.perf_counter()
+    call()
+    if use_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def show(name: str, run: NamedRun, cost: Cost) -> None:
+    """Print a cost for people."""
+    config = cost.config
+    ceiling = ""
+    if config.model != "spatial-vae" and config.latent == "codebook":
+        ceiling = f", at most {config.rate_ceiling:.2f} bits/dim"
+    total = cost.flops_per_image * cost.images
+    rows = {
+        "run": f"{name} ({run.cost}; {run.expect})",
+        "model": f"{config.model}, L={config.layers}, {config.channels} channels",
+        "latents": f"{config.latent_variables} per image{ceiling}",
+        "parameters": f"{cost.parameters / 1e6:.2f} M",
+        "FLOPs": f"{cost.flops_per_image / 1e9:.2f} G per training image,"
+        f" {scientific(total)} in all",
+        "memory": f"about {cost.memory_bytes / 2**30:.1f} GiB",
+        "data": f"{config.dataset}, {cost.images:,} images in {config.steps:,} steps",
+        "time here": f"about {duration(cost.hours)} on {cost.device}"
+        f" ({1 / cost.seconds_per_image:.3g} images/s)",
+    }
+    for label, text in rows.items():
+        print(f"{label:<12} {text}")
+
+
+def scientific(flops: float) -> str:
+    """1.2e18 -> "1.2 EFLOP"."""
+    for factor, unit in ((1e18, "E"), (1e15, "P"), (1e12, "T")):
+        if flops >= factor:
+            return f"{flops / factor:.1f} {unit}FLOP"
+    return f"{flops / 1e9:.1f} GFLOP"
+
+
+def duration(hours: float) -> str:
+    """0.5 -> "30 minutes"."""
+    if hours < 1.5:
+        return f"{max(1, math.ceil(hours * 60))} minutes"
+    if hours < 48:
+        return f"{hours:.0f} hours"
+    return f"{hours / 24:.0f} days"

@@ -1,0 +1,45 @@
+"""Say what is wrong with a run, in plain words: `python -m rrvqlib.diagnose DIR`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from rrvqlib import cli
+from rrvqlib.errors import UserError
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m rrvqlib.diagnose",
+        description="Looks for dead codes, collapsed or full layers, a hot temperature, a growing"
+        " KL and skipped steps in the records of a run, finished or not.",
+    )
+    parser.add_argument("dir", type=Path, metavar="DIR", help="folder of a run")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = make_parser().parse_args(argv)
+    from rrvqlib.diagnostics import findings
+    from rrvqlib.run_folder import read_config, read_metrics
+
+    metrics = read_metrics(args.dir)
+    if not metrics:
+        raise UserError(f"{args.dir} has no evaluation yet; wait for the first, or train longer")
+    last = metrics[-1]
+    print(
+        f"step {last['step']}: {last['valid_bits_per_dim']:.3f} bits/dim on validation images,"
+        f" largest KL of a layer {last['largest_layer_kl']:.0f} nats,"
+        f" gradient norm {last['grad_norm']:.2f}"
+    )
+    texts = findings(read_config(args.dir), metrics)
+    for text in texts:
+        print(f"- {text}")
+    if not texts:
+        print("nothing stands out")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,139 @@
+"""The codebook of a layer: K embeddings of size D, each with a variance."""
+
+import math
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+COVARIANCES = ("isotropic", "diagonal", "as_printed", "fixed")
+MAX_LOG_VARIANCE = 5.0
+
+
+class Codebook(nn.Module):
+    """K Gaussians in D dimensions: E_mu and E_Sigma of Eq. (6) and (7).
+
+    A codebook belongs to one layer and is shared by its posterior and its prior.
+
+    Args:
+        codes: K.
+        size: D.
+        covariance: `isotropic`, one variance per code and the normaliser of a density in D
+            dimensions; `diagonal`, one per code and coordinate; `as_printed`, one per code and
+            the normaliser s^(-1/2) that Eq. (6) prints; `fixed`, all variances 1, Eq. (2).
+        init: `normal`, coordinates with standard deviation D^(-1/2), so that codes have length
+            about 1; `unit`, standard deviation 1. (`kmeans` starts as `normal` and is then set
+            from the first batch by `kmeans_`.)
+    """
+
+    def __init__(self, codes: int, size: int, covariance: str = "isotropic", init: str = "normal"):
+        super().__init__()
+        self.covariance = covariance
+        std = 1.0 if init == "unit" else size**-0.5
+        self.means = nn.Parameter(torch.randn(codes, size) * std)  # (K, D)
+        if covariance == "fixed":
+            self.raw_log_variances = None
+        else:
+            shape = (codes, size) if covariance == "diagonal" else (codes,)
+            self.raw_log_variances = nn.Parameter(torch.zeros(shape))
+
+    @property
+    def log_variances(self) -> Tensor | None:
+        """(K,), or (K, D) when diagonal, clamped to +-5; None when fixed at variance 1."""
+        if self.raw_log_variances is None:
+            return None
+        return self.raw_log_variances.clamp(-MAX_LOG_VARIANCE, MAX_LOG_VARIANCE)
+
+    @property
+    def log_normaliser(self) -> Tensor:
+        """(K,): log of the determinant under the square root of Eq. (6), without (2 pi)^D.
+
+        The paper prints s^(1/2) whatever the dimension; a density in D dimensions needs s^(D/2).
+        """
+        log_variances = self.log_variances
+        match self.covariance:
+            case "isotropic":
+                return self.means.shape[1] * log_variances
+            case "diagonal":
+                return log_variances.sum(1)
+            case "as_printed":
+                return log_variances
+        raise ValueError("a codebook of fixed variance has no normaliser: it is the same for all")
+
+    @torch.no_grad()
+    def kmeans_(self, features: Tensor, iterations: int = 10) -> None:
+        """Set the means to the centres of `features` (N, D) found by Lloyd's algorithm."""
+        features = features.float()
+        K = len(self.means)
+        # With fewer features than codes some are drawn twice; jitter keeps such codes apart.
+        chosen = torch.randperm(len(features), device=features.device)
+        centres = features[chosen.repeat(math.ceil(K / len(chosen)))[:K]]
+        centres = centres + 0.01 * features.std() * torch.randn_like(centres)
+        for _ in range(iterations):
+            nearest = nearest_codes(features, centres)
+            counts = torch.bincount(nearest, minlength=K).unsqueeze(1)
+            sums = torch.zeros_like(centres).index_add_(0, nearest, features)
+            centres = torch.where(counts > 0, sums / counts.clamp_min(1), centres)
+        self.means.copy_(centres)
+
+
+class CodebookAverage(nn.Module):
+    """Means learnt as moving averages of the features that chose them (Oord et al. 2017, App. A).
+
+    Counts are Laplace-smoothed. Also revives dead codes; their averages restart with them, or
+    the next update would pull them back.
+
+    Args:
+        codebook: the codebook whose means are set; `learn` says whether the averages set them
+            (`ema`) or only count usage, so that dead codes can be found (`loss`).
+        decay: of the moving averages.
+        restart_below: codes chosen less often than this, on average per batch, are moved to a
+            random feature of the batch; 0 turns it off.
+    """
+
+    def __init__(self, codebook: Codebook, decay: float, restart_below: float, learn: bool):
+        super().__init__()
+        self.decay, self.restart_below, self.learn = decay, restart_below, learn
+        # A fresh code counts as used, or every code would be restarted at the first step.
+        self.fresh_count = max(1.0, 2 * restart_below)
+        self.register_buffer("counts", torch.empty(len(codebook.means)))
+        self.register_buffer("sums", torch.empty_like(codebook.means, requires_grad=False))
+        self.reset(codebook)
+        codebook.means.requires_grad_(not learn)
+
+    @torch.no_grad()
+    def reset(self, codebook: Codebook) -> None:
+        """Start the averages at the codebook's means, after these were set from outside."""
+        self.counts.fill_(self.fresh_count)
+        self.sums.copy_(codebook.means * self.fresh_count)
+
+    @torch.no_grad()
+    def update(self, codebook: Codebook, features: Tensor, codes: Tensor) -> None:
+        """One step with `features` (N, D) and the `codes` (N,) they chose."""
+        features = features.float()
+        K = len(self.counts)
+        counts = torch.bincount(codes, minlength=K).to(self.counts.dtype)
+        sums = torch.zeros_like(self.sums).index_add_(0, codes, features)
+        candidates = features[torch.randint(len(features), (K,), device=features.device)]
+        if dist.is_available() and dist.is_initialized():  # one codebook for all processes
+            dist.all_reduce(counts)
+            dist.all_reduce(sums)
+            dist.broadcast(candidates, src=0)
+        self.counts.lerp_(counts, 1 - self.decay)
+        self.sums.lerp_(sums, 1 - self.decay)
+        if self.learn:
+            epsilon, total = 1e-5, self.counts.sum()
+            smoothed = (self.counts + epsilon) / (total + K * epsilon) * total
+            codebook.means.copy_(self.sums / smoothed.unsqueeze(1))
+        dead = (self.counts < self.restart_below).unsqueeze(1)
+        codebook.means.copy_(torch.where(dead, candidates, codebook.means))
+        self.sums.copy_(torch.where(dead, candidates * self.fresh_count, self.sums))
+        self.counts.copy_(torch.where(dead.squeeze(1), self.fresh_count, self.counts))
+
+
+def nearest_codes(features: Tensor, means: Tensor) -> Tensor:
+    """Index of the nearest mean for each feature, Eq. (1): (..., D), (K, D) -> int64 (...)."""
+    centre = means.mean(0)
+    features, means = features - centre, means - centre
+    # |e|^2 is the same for all codes, so it can stay out of the comparison.
+    return (features @ means.T - means.square().sum(1) / 2).argmax(-1)

@@ -1,0 +1,82 @@
+"""Score a trained model: `python -m rrvqlib.evaluate DIR [--dataset ...] [--split ...]`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+
+from rrvqlib import cli
+from rrvqlib.errors import UserError
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m rrvqlib.evaluate",
+        description="Bits per dim (lower is better) of a trained model, with unrelaxed categorical"
+        " samples: the one-sample ELBO over a split, its standard error, KL and codebook"
+        " perplexity of every layer (l=1, nearest the pixels, first), and the"
+        " importance-weighted bound.",
+    )
+    cli.add_run_arguments(parser, with_data=True)
+    parser.add_argument("--limit", type=int, default=0, help="only the first images (default: all)")
+    parser.add_argument(
+        "--iw_k",
+        type=int,
+        default=0,
+        metavar="K",
+        help="samples per image of the importance-weighted bound (default: none)",
+    )
+    parser.add_argument(
+        "--iw_images", type=int, default=500, help="first images it is computed on (default: 500)"
+    )
+    parser.add_argument("--batch_size", type=int, default=100, help="images at a time")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = make_parser().parse_args(argv)
+    for name in ("limit", "iw_k", "iw_images", "batch_size"):
+        if getattr(args, name) < (name == "batch_size"):
+            raise UserError(f"--{name} {getattr(args, name)}: must not be negative or nothing")
+    from rrvqlib.run_folder import open_images, open_model
+    from rrvqlib.scoring import importance_weighted_score, score
+
+    model = open_model(args)
+    images, what = open_images(args, model)
+    images = images[: args.limit or None]
+    results = {"data": what, **score(model, images, args.batch_size, args.seed, "scoring")}
+    if args.iw_k:
+        images = images[: args.iw_images]
+        results["iw_bits_per_dim"] = importance_weighted_score(
+            model, images, args.iw_k, args.batch_size, args.seed, "importance-weighted bound"
+        )
+        results |= {"iw_k": args.iw_k, "iw_n": len(images)}
+    if args.json:
+        print(json.dumps(results, indent=2))
+    else:
+        show(results)
+
+
+def show(results: dict) -> None:
+    """Print results for people."""
+    print(
+        f"{results['data']}: {results['bits_per_dim']:.4f} bits/dim"
+        f" (standard error {results['bits_per_dim_se']:.4f}, {results['n']} images)"
+    )
+    if "iw_k" in results:
+        print(
+            f"importance-weighted bound: {results['iw_bits_per_dim']:.4f} bits/dim"
+            f" ({results['iw_k']} samples, first {results['iw_n']} images)"
+        )
+    print("layer  KL in bits/dim" + ("  perplexity  codes in use" if results["perplexity"] else ""))
+    for index, kl in enumerate(results["kl_bits_per_dim"]):
+        row = f"{index + 1:>5}  {kl:>14.4f}"
+        if results["perplexity"]:
+            row += f"  {results['perplexity'][index]:>10.1f}  {results['codes_in_use'][index]:>12}"
+        print(row)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,150 @@
+"""What all models share: the ELBO, samples, reconstructions, saving and loading."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from huggingface_hub import PyTorchModelHubMixin
+from torch import Tensor, nn
+
+from rrvqlib.configs import ModelConfig
+from rrvqlib.convolutions import data_dependent_init
+from rrvqlib.elbo import ElboTerms
+from rrvqlib.embeddings import Codebook
+from rrvqlib.latents import CodebookLatent, GaussianLatent, LatentDraw, NearestLatent
+from rrvqlib.likelihood import DiscretisedLogistic, pixels_to_reals
+
+
+@dataclass(frozen=True)
+class Inference:
+    """One pass through the inference network and the decoder.
+
+    Attributes:
+        mean: of the pixels, (B, 3, S, S).
+        draws: one for each layer, l = 1 first.
+    """
+
+    mean: Tensor
+    draws: list[LatentDraw]
+
+
+class VAE(nn.Module, PyTorchModelHubMixin, ABC):
+    """A latent-variable model of 8-bit images; subclasses wire the networks.
+
+    `save_pretrained(DIR)` and `from_pretrained(DIR)` write and read config.json and
+    model.safetensors.
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        self.likelihood = DiscretisedLogistic(config.scale_per_channel, config.edge_bins)
+
+    @abstractmethod
+    def infer(self, images: Tensor, temperature: Tensor | None) -> Inference:
+        """Draw every layer from its posterior; relaxed at `temperature`, truly when None."""
+
+    @abstractmethod
+    def decode_prior(self, batch: int, temperature: float = 1.0, keep: list[Tensor] = ()) -> Tensor:
+        """Draw every layer from its prior and decode.
+
+        Args:
+            batch: B.
+            temperature: of the prior; 0 takes its mode.
+            keep: code vectors (B, D, H, W) of the topmost layers, topmost last as everywhere:
+                these layers are not drawn.
+
+        Returns:
+            Means of the pixels, (B, 3, S, S).
+        """
+
+    def forward(self, images: Tensor, temperature: Tensor | None = None) -> ElboTerms:
+        """The terms of the ELBO, Eq. (5).
+
+        Args:
+            images: uint8, (B, 3, S, S).
+            temperature: of relaxed samples while training; None for categorical ones.
+
+        Returns:
+            See `ElboTerms`; with categorical samples it holds `log_ratio` too.
+        """
+        inference = self.infer(images, temperature)
+        draws = inference.draws
+        ratios = [draw.log_ratio for draw in draws]
+        penalties = [draw.penalty for draw in draws if draw.penalty is not None]
+        return ElboTerms(
+            log_likelihood=self.likelihood.log_prob(images, inference.mean),
+            kl_maps=tuple(draw.kl for draw in draws),
+            log_ratio=None if ratios[0] is None else sum(ratios),
+            penalty=sum(penalties) if penalties else None,
+            codes=tuple(draw.codes for draw in draws),
+        )
+
+    @torch.no_grad()
+    def sample(self, n: int, temperature: float = 1.0) -> Tensor:
+        """n images from the prior, as the likelihood's means: (n, 3, S, S) in (-1/2, 1/2)."""
+        return self.decode_prior(n, temperature)
+
+    @torch.no_grad()
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """Likelihood means given codes drawn from the posterior: uint8 (B, 3, S, S) -> reals."""
+        return self.infer(images, None).mean
+
+    @torch.no_grad()
+    def initialise(self, images: Tensor) -> None:
+        """Set gains and biases from a batch of uint8 images, then codebooks where asked."""
+        one = torch.ones((), device=images.device)
+        data_dependent_init(self, lambda: self.infer(images, one))
+        if self.config.codebook_init == "kmeans":
+            self._init_codebooks(images)
+
+    def _init_codebooks(self, images: Tensor) -> None:
+        """Codebooks from the features that reach them, one layer after the other, top first."""
+
+        def fit(latent: nn.Module, inputs: tuple) -> None:
+            posterior = inputs[0]
+            latent.codebook.kmeans_(posterior.permute(0, 2, 3, 1).flatten(0, 2))
+            if isinstance(latent, NearestLatent):  # or its averages would pull the codes back
+                latent.average.reset(latent.codebook)
+
+        hooks = [m.register_forward_pre_hook(fit) for m in self.modules() if hasattr(m, "codebook")]
+        try:
+            self.infer(images, torch.ones((), device=images.device))
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+def codebook_latent(config: ModelConfig, layer: int, prior: str) -> CodebookLatent:
+    """Relaxed latents of one layer (0 is l = 1)."""
+    codebook = Codebook(
+        config.codes_per_layer[layer], config.code_size, config.covariance, config.codebook_init
+    )
+    return CodebookLatent(codebook, prior, config.sample)
+
+
+def nearest_latent(config: ModelConfig) -> NearestLatent:
+    """The VQ-VAE's latents."""
+    codebook = Codebook(config.codes[0], config.code_size, "fixed", config.codebook_init)
+    return NearestLatent(
+        codebook,
+        config.codebook_update,
+        config.commitment,
+        config.codebook_decay,
+        config.restart_below,
+    )
+
+
+def gaussian_latent(config: ModelConfig, learnt_prior: bool) -> GaussianLatent:
+    """The Spatial-VAE's latents."""
+    return GaussianLatent(config.code_size, learnt_prior)
+
+
+__all__ = [
+    "VAE",
+    "Inference",
+    "codebook_latent",
+    "gaussian_latent",
+    "nearest_latent",
+    "pixels_to_reals",
+]

@@ -1,0 +1,40 @@
+"""What the layers above say of a layer -> log-probabilities over its K codes."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from rrvqlib.embeddings import Codebook
+from rrvqlib.responsibilities import log_responsibilities
+
+PRIORS = ("embedding", "direct", "uniform")
+
+
+def parameters_per_variable(prior: str, codebook: Codebook) -> int:
+    """How many numbers a network must output for each latent variable: D, K or none."""
+    K, D = codebook.means.shape
+    return {"embedding": D, "direct": K, "uniform": 0}[prior]
+
+
+def log_prior(prior: str, parameters: Tensor, codebook: Codebook) -> Tensor:
+    """Log-probabilities of the codes, p(z_l | z_>l).
+
+    Args:
+        prior: `embedding`, responsibilities in the codebook of the posterior, Eq. (7);
+            `direct`, a softmax of raw logits ("Direct-Cat" of Table G.1); `uniform`.
+        parameters: (..., D) embeddings, (..., K) logits, or (..., 0) for `uniform`.
+        codebook: of the layer.
+
+    Returns:
+        (..., K) float32, in nats.
+    """
+    if prior == "embedding":
+        return log_responsibilities(parameters, codebook)
+    if prior == "direct":
+        with torch.autocast(parameters.device.type, enabled=False):
+            return parameters.float().log_softmax(-1)
+    K = len(codebook.means)
+    return parameters.new_full((1,), -math.log(K), dtype=torch.float32).expand(
+        *parameters.shape[:-1], K
+    )

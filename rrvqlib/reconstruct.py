@@ -1,0 +1,45 @@
+"""Pass images through a trained model: `python -m rrvqlib.reconstruct DIR`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from rrvqlib import cli
+from rrvqlib.errors import UserError
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m rrvqlib.reconstruct",
+        description="Encode images into codes and decode them again; a PNG of pairs,"
+        " reconstruction left, original right.",
+    )
+    cli.add_run_arguments(parser, with_data=True)
+    parser.add_argument("--n", type=int, default=32, help="how many images (default: 32)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("reconstructions.png"),
+        help="picture to write (default: reconstructions.png)",
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = make_parser().parse_args(argv)
+    if args.n < 1:
+        raise UserError(f"--n {args.n}: must be at least 1")
+    from rrvqlib.pictures import grid, reconstruction_pairs, write_png
+    from rrvqlib.run_folder import open_images, open_model
+
+    model = open_model(args)
+    images, what = open_images(args, model)
+    pairs = reconstruction_pairs(model, images[: args.n], args.seed)
+    write_png(args.out, grid(pairs, columns=8))
+    print(f"{args.out}: {len(pairs) // 2} pairs from {what}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,196 @@
+"""The named runs of `python -m rrvqlib.train --run NAME`: settings, cost, expected score.
+
+One run is the `replace` of another, so that what differs is what is written. Costs on a GPU are
+computed from FLOPs; a score is what was measured where book/results/ holds the run, what the paper
+reports where it says so, and otherwise said to be open.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from rrvqlib.configs import NamedRun, RunConfig, parse_sides
+
+L32 = parse_sides("16*8,8*8,4*8,2*8")  # App. C: four groups of eight layers
+L32_64 = parse_sides("32*8,16*8,8*8,4*8")  # the same on 64x64 pixels
+L5 = (16, 8, 4, 2, 1)
+
+CIFAR10_EPOCH = 45_000 // 64  # steps of 64 images; the last 5,000 training images validate
+SVHN_EPOCH = 65_932 // 64
+CELEBA_EPOCH = 162_770 // 64
+
+# Small enough for two CPU cores.
+
+PHOTOS = RunConfig(
+    pyramid=parse_sides("16*2,8,4"),
+    codes=(64,),
+    channels=32,
+    decoder_input="concat",
+    batch_size=32,
+    steps=500,
+    eval_every=100,
+    save_every=250,
+    eval_images=200,
+    iw_k=10,
+    iw_images=50,
+)
+
+CIFAR10_CPU = replace(
+    PHOTOS,
+    dataset="cifar10",
+    pyramid=parse_sides("16*4,8,4"),
+    channels=48,
+    steps=7000,
+    eval_every=500,
+    save_every=500,
+    eval_images=500,
+    iw_k=100,
+    iw_images=100,
+)
+
+CIFAR10_CPU_L32 = replace(CIFAR10_CPU, pyramid=L32, channels=24, steps=2500, eval_every=250)
+
+# The one-layer models of App. B (32 channels, two blocks, K = D = 16) and App. H.
+
+APPB_RVQ = replace(
+    PHOTOS,
+    model="relaxed-vqvae",
+    pyramid=(16,),
+    codes=(16,),
+    code_size=16,
+    covariance="fixed",
+    channels=32,
+    blocks=2,
+)
+APPB_SPATIAL = replace(APPB_RVQ, model="spatial-vae")
+VQVAE = replace(APPB_RVQ, model="vqvae", pyramid=(8,), codes=(128,), code_size=32)
+APPH_MLP = replace(
+    APPB_RVQ, network="mlp", pyramid=(4,), channels=256, dataset="swatches", steps=1000
+)
+
+# Full scale: App. C and the learning schedule of the paper.
+
+PAPER_CIFAR10 = RunConfig(
+    dataset="cifar10",
+    pyramid=L32,
+    codes=(256,),
+    code_size=32,
+    channels=256,
+    batch_size=64,
+    steps=500 * CIFAR10_EPOCH,
+    lr=8e-4,
+    codebook_lr_factor=1.0,
+    lr_warmup=0,
+    schedule="plateau",
+    lr_min=5e-5,
+    plateau_patience=20,
+    eval_every=CIFAR10_EPOCH,
+    eval_images=0,
+    save_every=CIFAR10_EPOCH,
+)
+PAPER_SVHN = replace(
+    PAPER_CIFAR10,
+    dataset="svhn",
+    steps=500 * SVHN_EPOCH,
+    eval_every=SVHN_EPOCH,
+    save_every=SVHN_EPOCH,
+)
+PAPER_CELEBA = replace(
+    PAPER_CIFAR10,
+    dataset="celeba",
+    image_size=64,
+    pyramid=L32_64,
+    steps=160 * CELEBA_EPOCH,
+    plateau_patience=5,
+    eval_every=CELEBA_EPOCH,
+    save_every=CELEBA_EPOCH,
+)
+
+GPU = {"precision": "bf16", "compile": True}
+OURS = {
+    "schedule": "cosine",
+    "batch_size": 128,
+    "lr": 2e-3,
+    "codebook_lr_factor": 5.0,
+    "lr_warmup": 500,
+    "decoder_input": "concat",
+    "edge_bins": True,
+    "eval_images": 1000,
+    **GPU,
+}
+CIFAR10_L32 = replace(PAPER_CIFAR10, **OURS, steps=100 * CIFAR10_EPOCH)
+SVHN_L32 = replace(PAPER_SVHN, **OURS, steps=100 * SVHN_EPOCH)
+CELEBA_L32 = replace(PAPER_CELEBA, **OURS, steps=30 * CELEBA_EPOCH)
+NARROW = {"steps": 30_000, "lr": 4e-3, "eval_every": 1000, "save_every": 1000}
+CIFAR10_C32 = replace(CIFAR10_L32, channels=32, **NARROW)
+CIFAR10_C64 = replace(CIFAR10_L32, channels=64, **NARROW)
+CIFAR10_C128 = replace(CIFAR10_L32, channels=128, **NARROW)
+
+# Table G.1: L = 5, four residual blocks between latents and in ladders and straps.
+
+L5_RRVQ = replace(
+    PAPER_CIFAR10,
+    pyramid=L5,
+    code_size=128,
+    channels=64,
+    blocks=4,
+    ladder_blocks=4,
+    top_prior="uniform",
+)
+L5_CELEBA = replace(
+    PAPER_CELEBA,
+    pyramid=L5,
+    codes=(128, 64, 32, 16, 8),
+    code_size=32,
+    channels=64,
+    blocks=4,
+    ladder_blocks=4,
+    top_prior="uniform",
+)
+
+
+def spatial(config: RunConfig) -> RunConfig:
+    """The Gaussian twin of a hierarchy."""
+    return replace(config, latent="gaussian")
+
+
+OPEN = "score open: not run yet"
+
+RUNS: dict[str, NamedRun] = {
+    "photos": NamedRun(PHOTOS, "2 minutes on 2 CPU cores", OPEN),
+    "cifar10-cpu": NamedRun(CIFAR10_CPU, "70 minutes on a CPU core", OPEN),
+    "cifar10-cpu-l32": NamedRun(CIFAR10_CPU_L32, "an hour on a CPU core", OPEN),
+    "appb-rvq": NamedRun(APPB_RVQ, "1 minute on 2 CPU cores", "Fig B.2: patchy samples"),
+    "appb-spatial": NamedRun(APPB_SPATIAL, "1 minute on 2 CPU cores", "Fig B.2: patchy samples"),
+    "apph-mlp": NamedRun(APPH_MLP, "1 minute on 2 CPU cores", "Fig H.10: uniform samples"),
+    "vqvae": NamedRun(VQVAE, "1 minute on 2 CPU cores", OPEN),
+    "cifar10-l5-rrvq": NamedRun(L5_RRVQ, "GPU hours", "paper 4.65"),
+    "cifar10-l5-embedding-fixed": NamedRun(
+        replace(L5_RRVQ, covariance="fixed"), "GPU hours", "paper 5.11"
+    ),
+    "cifar10-l5-direct-learnt": NamedRun(
+        replace(L5_RRVQ, prior="direct"), "GPU hours", "paper 5.10"
+    ),
+    "cifar10-l5-direct-fixed": NamedRun(
+        replace(L5_RRVQ, prior="direct", covariance="fixed"), "GPU hours", "paper 5.05"
+    ),
+    "celeba-l5": NamedRun(L5_CELEBA, "GPU hours", "2275 bits per image, Fig F.9"),
+    "cifar10-l32": NamedRun(CIFAR10_L32, "GPU: 0.4 EFLOP", "aims below the paper's 3.94"),
+    "svhn-l32": NamedRun(SVHN_L32, "GPU: 0.6 EFLOP", "aims below the paper's 2.30"),
+    "celeba-l32": NamedRun(CELEBA_L32, "GPU: 1.7 EFLOP", "aims below the paper's 2.97"),
+    "cifar10-l32-paper": NamedRun(PAPER_CIFAR10, "GPU: 0.97 EFLOP", "paper 3.94"),
+    "svhn-l32-paper": NamedRun(PAPER_SVHN, "GPU: 1.4 EFLOP", "paper 2.30"),
+    "celeba-l32-paper": NamedRun(PAPER_CELEBA, "GPU: 4.5 EFLOP", "paper 2.97"),
+    "cifar10-l32-c32": NamedRun(CIFAR10_C32, "GPU: 5 PFLOP", OPEN),
+    "cifar10-l32-c64": NamedRun(CIFAR10_C64, "GPU: 14 PFLOP", OPEN),
+    "cifar10-l32-c128": NamedRun(CIFAR10_C128, "GPU: 46 PFLOP", OPEN),
+    "cifar10-l32-16gb": NamedRun(
+        replace(CIFAR10_C128, precision="fp32", batch_size=64, grad_accumulation=2),
+        "GPU of 16 GB without bf16: 23 PFLOP",
+        OPEN,
+    ),
+    "cifar10-l32-spatial": NamedRun(spatial(CIFAR10_L32), "GPU: 0.4 EFLOP", "paper 3.55"),
+    "cifar10-l32-c64-spatial": NamedRun(spatial(CIFAR10_C64), "GPU: 14 PFLOP", OPEN),
+    "svhn-l32-spatial": NamedRun(spatial(SVHN_L32), "GPU: 0.6 EFLOP", "paper 1.94"),
+    "celeba-l32-spatial": NamedRun(spatial(CELEBA_L32), "GPU: 1.7 EFLOP", "paper 2.54"),
+}

@@ -1,0 +1,94 @@
+"""Train a model: `python -m rrvqlib.train --run NAME --out DIR [--any-field value]`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rrvqlib import cli
+from rrvqlib.configs import RunConfig
+from rrvqlib.errors import UserError
+from rrvqlib.runs import RUNS
+
+EPILOG = """\
+examples:
+  python -m rrvqlib.train --out runs/first                 the two-minute default, on the CPU
+  python -m rrvqlib.train --run cifar10-l32 --dry-run      what would it cost here?
+  python -m rrvqlib.train --run cifar10-l32 --out runs/l32 --device cuda
+  python -m rrvqlib.train --run cifar10-l32 --out runs/l32 --resume
+  torchrun --nproc-per-node 2 -m rrvqlib.train --out runs/two
+"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        usage="python -m rrvqlib.train [--run NAME] --out DIR [--resume] [--dry-run]"
+        " [--any-setting VALUE ...]",
+        description="Train a model and write its run folder: weights, scores, pictures, log.",
+        epilog=EPILOG + "\nnamed runs:\n" + "\n".join(describe_runs()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--run",
+        default="photos",
+        metavar="NAME",
+        help="named run whose settings"
+        " the other flags change (default: photos; all are listed below)",
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the run")
+    parser.add_argument("--resume", action="store_true", help="go on from DIR's checkpoint")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print parameters, FLOPs, memory and expected time, then stop",
+    )
+    settings = parser.add_argument_group(
+        "settings", "fields of a run; the defaults shown hold unless the named run says otherwise"
+    )
+    cli.add_fields(settings, RunConfig)
+    return parser
+
+
+def describe_runs() -> list[str]:
+    """A paragraph for each named run: what it is, its cost, its expected score."""
+    return [f"  {name:<22} {run.cost}; {run.expect}" for name, run in RUNS.items()]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = make_parser().parse_args(argv)
+    if args.run not in RUNS:
+        raise UserError(f"--run {args.run}: no such run; choose one of {', '.join(RUNS)}")
+    config = replace(RUNS[args.run].config, **cli.read_fields(args, RunConfig))
+    if args.dry_run:
+        from rrvqlib.costs import estimate, show
+
+        show(args.run, RUNS[args.run], estimate(config))
+        return
+    if args.out is None:
+        raise UserError("--out DIR is missing: name a folder for the run, such as --out runs/first")
+    from rrvqlib.checkpoint import CHECKPOINT, prepare_directory
+    from rrvqlib.training import Stopped, train
+
+    prepare_directory(args.out)
+    if (args.out / CHECKPOINT).exists() and not args.resume:
+        raise UserError(
+            f"{args.out} holds a run already; add --resume to go on, or choose another --out"
+        )
+    try:
+        results = train(config, args.out, args.run, args.resume)
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        raise SystemExit(stopped.exit_code) from None
+    if results:
+        print(
+            f"{args.out}: test {results['test_bits_per_dim']:.3f} bits/dim"
+            f" (standard error {results['test_bits_per_dim_se']:.3f},"
+            f" {results['n_test']} images), training images {results['train_bits_per_dim']:.3f}"
+        )
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,578 @@
+"""The training loop: configs.RunConfig and a folder -> a trained model in a run folder."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import signal
+import statistics
+import time
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field, fields
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+from torch.optim.swa_utils import AveragedModel
+from tqdm import tqdm
+
+from rrvqlib import __version__, data, pictures
+from rrvqlib.checkpoint import (
+    CHECKPOINT,
+    load_state,
+    save_model,
+    save_state,
+    write_atomically,
+    write_json,
+)
+from rrvqlib.configs import RunConfig
+from rrvqlib.elbo import bits_per_dim, training_loss
+from rrvqlib.errors import UserError
+from rrvqlib.models import VAE, build
+from rrvqlib.scoring import importance_weighted_score, score
+
+INIT_IMAGES = 256  # of the batch that data-dependent initialisation sees
+SCORED_TRAIN_IMAGES = 2000  # the first ones, for train_bits_per_dim
+
+
+# What changes from step to step, each a function of the step alone.
+
+
+def temperature_at(step: int, config: RunConfig) -> float:
+    """Temperature of the relaxation at a step (0-based)."""
+    span = config.temperature_fraction * config.steps
+    progress = min(1.0, step / span) if span else 1.0
+    start, end = config.temperature, config.temperature_end
+    match config.temperature_schedule:
+        case "exponential":
+            return start * (end / start) ** progress
+        case "linear":
+            return start + (end - start) * progress
+    return start
+
+
+def kl_weight_at(step: int, config: RunConfig) -> float:
+    """Weight of the KL at a step: rises linearly to 1, the training objective's only change."""
+    span = config.kl_warmup * config.steps
+    return min(1.0, (step + 1) / span) if span else 1.0
+
+
+def lr_factor_at(step: int, config: RunConfig) -> float:
+    """Learning rate at a step as a multiple of `config.lr` (schedules cosine and constant)."""
+    warm = min(1.0, (step + 1) / config.lr_warmup) if config.lr_warmup else 1.0
+    if config.schedule != "cosine":
+        return warm
+    floor = config.lr_min / config.lr
+    progress = min(1.0, step / config.steps)
+    return warm * (floor + (1 - floor) * (1 + math.cos(math.pi * progress)) / 2)
+
+
+@lru_cache(maxsize=1)
+def epoch_order(seed: int, epoch: int, n: int) -> Tensor:
+    """The order in which an epoch visits the n training images."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+
+
+def batch_indices(step: int, n: int, config: RunConfig) -> Tensor:
+    """Indices (batch_size,) of the images of a step; a set smaller than that is repeated."""
+    per_epoch = max(1, n // config.batch_size)
+    epoch, position = divmod(step, per_epoch)
+    order = epoch_order(config.seed, epoch, n)
+    start = position * config.batch_size
+    if n < config.batch_size:
+        order = order.repeat(math.ceil(config.batch_size / n))
+    return order[start : start + config.batch_size]
+
+
+def seed_step(config: RunConfig, step: int, rank: int) -> None:
+    """Noise depends on seed, step and process alone, so that a resumed run draws it again."""
+    torch.manual_seed((config.seed << 40) + (step << 8) + rank)
+
+
+# What the run carries along.
+
+
+@dataclass
+class Window:
+    """Sums over the steps since the last evaluation."""
+
+    steps: int = 0
+    loss: float = 0.0
+    grad_norm: float = 0.0
+    grad_norm_max: float = 0.0
+    largest_layer_kl: float = 0.0
+
+
+@dataclass
+class Progress:
+    """Counters that a checkpoint keeps."""
+
+    step: int = 0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    seconds: float = 0.0
+    grad_norms: list[float] = field(default_factory=list)
+    window: Window = field(default_factory=Window)
+
+
+class Stopped(Exception):
+    """A signal asked the run to stop; it has been saved."""
+
+    def __init__(self, signum: int, step: int):
+        super().__init__(
+            f"stopped at step {step} and saved; the same command with --resume goes on"
+        )
+        self.exit_code = 128 + signum
+
+
+class StopRequest:
+    """Ctrl-C and SIGTERM, remembered until the step that runs is done."""
+
+    def __init__(self) -> None:
+        self.signum = 0
+
+    def __enter__(self) -> StopRequest:
+        self.old = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def _note(self, signum: int, _frame: object) -> None:
+        if self.signum:  # the second time the user means it
+            raise KeyboardInterrupt
+        self.signum = signum
+
+    def __exit__(self, *_: object) -> None:
+        for signum, handler in self.old.items():
+            signal.signal(signum, handler)
+
+
+class Trainer:
+    """One run: model, optimiser, average of the weights, data, folder.
+
+    Args:
+        config: the run's settings.
+        splits: its images.
+        out: the run folder, which exists.
+        name: of the run, for `run.json`.
+    """
+
+    def __init__(self, config: RunConfig, splits: data.Splits, out: Path, name: str):
+        self.config, self.splits, self.out, self.name = config, splits, out, name
+        self.accelerator = Accelerator(
+            cpu=config.device == "cpu",
+            mixed_precision="bf16" if config.precision == "bf16" else "no",
+            kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+        )
+        self._check_devices()
+        self.device = self.accelerator.device
+        self.progress = Progress()
+        self.layout = torch.channels_last if config.channels_last else torch.contiguous_format
+        torch.manual_seed(config.seed)
+        # The same weights and the same first batch in every process.
+        self.model = build(config.model_config).to(self.device, memory_format=self.layout)
+        self.train_images = splits.train.to(self.device)
+        first = epoch_order(config.seed, 0, len(splits.train))[:INIT_IMAGES]
+        self.model.initialise(self.images_at(first))
+        self.average = None
+        if config.ema:
+            self.average = AveragedModel(self.model, multi_avg_fn=partial(ema_, config.ema))
+        self.optimizer = make_optimizer(self.model, config)
+        self.scheduler = make_scheduler(self.optimizer, config)
+        self.prepared, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
+        self.run_model = self.prepared
+        if config.compile:
+            mode = "reduce-overhead" if config.cuda_graphs else "default"
+            self.run_model = torch.compile(self.prepared, mode=mode)
+
+    def _check_devices(self) -> None:
+        config, processes = self.config, self.accelerator.num_processes
+        if config.device == "cuda" and self.accelerator.device.type != "cuda":
+            raise UserError("--device cuda: torch finds no GPU here; use --device cpu")
+        if config.batch_size % (processes * config.grad_accumulation):
+            raise UserError(
+                f"--batch_size {config.batch_size}: must be a multiple of {processes} processes"
+                f" times grad_accumulation ({config.grad_accumulation})"
+            )
+
+    @property
+    def evaluated(self) -> VAE:
+        """The model that is evaluated and kept: the average of the weights, if there is one."""
+        return self.average.module if self.average is not None else self.model
+
+    def images_at(self, indices: Tensor) -> Tensor:
+        """uint8 training images on the device."""
+        return self.train_images[indices.to(self.device)].contiguous(memory_format=self.layout)
+
+    def micro_batches(self, step: int) -> list[Tensor]:
+        """This process's share of a step's images, in `grad_accumulation` parts."""
+        indices = batch_indices(step, len(self.train_images), self.config)
+        share = indices.chunk(self.accelerator.num_processes)[self.accelerator.process_index]
+        return [self.images_at(part) for part in share.chunk(self.config.grad_accumulation)]
+
+    def step(self) -> None:
+        """One optimiser step, or a skipped one."""
+        config, progress = self.config, self.progress
+        seed_step(config, progress.step, self.accelerator.process_index)
+        temperature = torch.tensor(temperature_at(progress.step, config), device=self.device)
+        kl_weight = kl_weight_at(progress.step, config)
+        parts = self.micro_batches(progress.step)
+        self.optimizer.zero_grad()
+        loss, kl = 0.0, 0.0
+        for number, images in enumerate(parts, start=1):
+            last = number == len(parts)
+            with nullcontext() if last else self.accelerator.no_sync(self.prepared):
+                if config.cuda_graphs:
+                    torch.compiler.cudagraph_mark_step_begin()
+                terms = self.run_model(images, temperature)
+                nats = training_loss(
+                    terms, kl_weight, config.free_nats, config.free_nats_group, self.all_mean
+                )
+                part_loss = bits_per_dim(-nats, config.dims) / len(parts)
+                self.accelerator.backward(part_loss)
+            loss = loss + part_loss.detach()
+            kl = kl + terms.kl.detach().mean(0).max() / len(parts)
+        norm = clip_grad_norm_(self.model.parameters(), config.max_grad_norm or math.inf)
+        self.finish_step(*self.all_mean(torch.stack([loss, norm, kl])).tolist())
+
+    def all_mean(self, values: Tensor) -> Tensor:
+        """Average over the processes."""
+        return self.accelerator.reduce(values, "mean")
+
+    def finish_step(self, loss: float, norm: float, largest_kl: float) -> None:
+        """Apply the gradient unless it is not to be trusted, and count."""
+        config, progress = self.config, self.progress
+        median = statistics.median(progress.grad_norms) if progress.grad_norms else math.inf
+        wild = not math.isfinite(loss + norm) or (
+            config.skip_above > 0 and norm > config.skip_above * median
+        )
+        if math.isfinite(norm):  # skipped norms count too: a fixed bound can lock up for good
+            progress.grad_norms = [*progress.grad_norms[-99:], norm]
+        if wild:
+            progress.skipped += 1
+            progress.skipped_in_a_row += 1
+        else:
+            progress.skipped_in_a_row = 0
+            self.optimizer.step()
+            if self.average is not None:
+                self.average.update_parameters(self.model)
+            window = progress.window
+            window.steps += 1
+            window.loss += loss
+            window.grad_norm += norm
+            window.grad_norm_max = max(window.grad_norm_max, norm)
+            window.largest_layer_kl = max(window.largest_layer_kl, largest_kl)
+        progress.step += 1
+        if config.schedule != "plateau":
+            self.scheduler.step()
+        if progress.skipped_in_a_row >= config.max_skipped:
+            self.save()
+            raise UserError(
+                f"{config.max_skipped} steps in a row were skipped for their gradients (step"
+                f" {progress.step}); the last good weights are kept. Try a lower --lr, or a longer"
+                " --kl_warmup"
+            )
+
+    # Saving, resuming, reporting.
+
+    def save(self) -> None:
+        """Write the resumable checkpoint."""
+        if not self.accelerator.is_main_process:
+            return
+        progress = asdict(self.progress)
+        state = {
+            "config": asdict(self.config),
+            "progress": progress,
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict() if self.average is not None else None,
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+        }
+        save_state(self.out / CHECKPOINT, state)
+
+    def resume(self) -> None:
+        """Go back to the checkpoint of the run folder.
+
+        Raises:
+            UserError: there is none, it is damaged, or it belongs to other settings.
+        """
+        state = load_state(self.out / CHECKPOINT)
+        check_same_run(state["config"], self.config)
+        self.model.load_state_dict(state["model"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        progress = state["progress"]
+        self.progress = Progress(**{**progress, "window": Window(**progress["window"])})
+
+    def evaluate(self) -> dict[str, Any]:
+        """A line of `metrics.jsonl`: validation score and what the steps since the last one saw."""
+        config, progress, window = self.config, self.progress, self.progress.window
+        images = self.splits.valid[: config.eval_images or None]
+        valid = score(self.evaluated, images, eval_batch(config), config.seed)
+        count = max(1, window.steps)
+        line = {
+            "step": progress.step,
+            "images_seen": progress.step * config.batch_size,
+            "seconds": round(progress.seconds, 1),
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "temperature": temperature_at(progress.step, config),
+            "train_loss_bits_per_dim": window.loss / count,
+            "valid_bits_per_dim": valid["bits_per_dim"],
+            "valid_bits_per_dim_se": valid["bits_per_dim_se"],
+            "kl_bits_per_dim": valid["kl_bits_per_dim"],
+            "perplexity": valid["perplexity"],
+            "grad_norm": window.grad_norm / count,
+            "grad_norm_max": window.grad_norm_max,
+            "largest_layer_kl": window.largest_layer_kl,
+            "skipped_steps": progress.skipped,
+        }
+        progress.window = Window()
+        return line
+
+    def run(self, show_progress: bool = True) -> None:
+        """Train to the last step; evaluate and save on the way.
+
+        Raises:
+            Stopped: a signal came; the run is saved.
+            UserError: the gradients stayed wild.
+        """
+        config, progress = self.config, self.progress
+        log = None
+        if self.accelerator.is_main_process:
+            log = MetricsLog(self.out, progress.step)
+            self.describe()
+        bar = tqdm(
+            total=config.steps,
+            initial=progress.step,
+            unit="step",
+            disable=None if show_progress and log else True,
+            dynamic_ncols=True,
+        )
+        started = time.perf_counter() - progress.seconds
+        with StopRequest() as stop, bar:
+            while progress.step < config.steps:
+                self.step()
+                progress.seconds = time.perf_counter() - started
+                bar.update()
+                done = progress.step == config.steps
+                if done or progress.step % config.eval_every == 0:
+                    self.report(log, bar)
+                if done or progress.step % config.save_every == 0 or stop.signum:
+                    self.save()
+                if stop.signum and not done:
+                    raise Stopped(stop.signum, progress.step)
+
+    def report(self, log: MetricsLog | None, bar: tqdm) -> None:
+        """Evaluate, in the main process alone, and let the plateau schedule know."""
+        value = torch.zeros((), device=self.device)
+        if log:
+            line = self.evaluate()
+            log.add(line)
+            value += line["valid_bits_per_dim"]
+            bar.set_postfix_str(f"valid {line['valid_bits_per_dim']:.3f} bits/dim")
+        if self.config.schedule == "plateau":
+            total = self.accelerator.reduce(value, "sum")
+            self.scheduler.step(total.item())
+        self.accelerator.wait_for_everyone()
+
+    def finish(self, label: str = "") -> dict[str, Any]:
+        """Write model, results and pictures; return the results."""
+        config, model = self.config, self.evaluated
+        save_model(model, self.out)
+        results = final_results(model, self.splits, config, label)
+        write_json(self.out / "results.json", results)
+        self.describe()
+        pictures.write_run_pictures(model, self.splits.test, self.out, config.seed)
+        return results
+
+    def describe(self) -> None:
+        """Write `run.json`: everything needed to repeat the run and to judge its cost."""
+        description = {
+            "run": self.name,
+            "settings": asdict(self.config),
+            "seed": self.config.seed,
+            "dataset": self.splits.name,
+            "dataset_description": self.splits.description,
+            "split_sizes": {s: len(self.splits[s]) for s in ("train", "valid", "test")},
+            "versions": versions(),
+            "hardware": hardware(self.device, self.accelerator.num_processes),
+            "wall_seconds": round(self.progress.seconds, 1),
+            "images_seen": self.progress.step * self.config.batch_size,
+            "skipped_steps": self.progress.skipped,
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+        }
+        write_json(self.out / "run.json", description)
+
+
+class MetricsLog:
+    """`metrics.jsonl` and TensorBoard events, one entry for each evaluation.
+
+    Args:
+        out: the run folder.
+        step: entries after this step come from steps that are going to be repeated; they go.
+    """
+
+    def __init__(self, out: Path, step: int):
+        from torch.utils.tensorboard import SummaryWriter  # half a second, only needed here
+
+        self.path = out / "metrics.jsonl"
+        lines = self.path.read_text().splitlines() if step and self.path.exists() else []
+        self.lines = [text for text in lines if json.loads(text)["step"] <= step]
+        self.write()
+        self.events = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)
+
+    def write(self) -> None:
+        text = "".join(line + "\n" for line in self.lines)
+        write_atomically(self.path, lambda temporary: temporary.write_text(text))
+
+    def add(self, line: dict[str, Any]) -> None:
+        self.lines.append(json.dumps(line))
+        self.write()
+        for name, value in line.items():
+            if isinstance(value, list):
+                for layer, entry in enumerate(value, start=1):
+                    self.events.add_scalar(f"{name}/layer_{layer:02d}", entry, line["step"])
+            elif value is not None and name != "step":
+                self.events.add_scalar(name, value, line["step"])
+        self.events.flush()
+
+
+# Pieces.
+
+
+def ema_(decay: float, averages: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
+    """Move averages towards the current weights; young averages move faster."""
+    weight = 1 - min(decay, (1 + float(count)) / (10 + float(count)))
+    torch._foreach_lerp_(averages, current, weight)
+
+
+def make_optimizer(model: VAE, config: RunConfig) -> torch.optim.Optimizer:
+    """AdaMax or Adam; codebooks and the likelihood's scale have a learning rate of their own."""
+    fast, slow = [], []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            is_fast = ".codebook." in name or name.startswith("likelihood.")
+            (fast if is_fast else slow).append(parameter)
+    groups = [
+        {"params": slow, "lr": config.lr},
+        {"params": fast, "lr": config.lr * config.codebook_lr_factor},
+    ]
+    if config.optimizer == "adam":
+        return torch.optim.Adam(groups, fused=True)
+    return torch.optim.Adamax(groups, foreach=True)
+
+
+def make_scheduler(optimizer: torch.optim.Optimizer, config: RunConfig) -> Any:
+    """Of the learning rate; `plateau` is told validation scores, the others count steps."""
+    if config.schedule == "plateau":
+        floors = [config.lr_min, config.lr_min * config.codebook_lr_factor]
+        return torch.optim.lr_scheduler.ReduceLROnPlateau(
+            optimizer,
+            factor=0.8,
+            patience=config.plateau_patience,
+            threshold=0.0,
+            min_lr=floors,
+        )
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, partial(lr_factor_at, config=config))
+
+
+def eval_batch(config: RunConfig) -> int:
+    """Images at a time in evaluations: the forward pass needs far less memory than a step."""
+    return max(1, min(100, 2 * config.batch_size))
+
+
+def final_results(
+    model: VAE, splits: data.Splits, config: RunConfig, label: str = ""
+) -> dict[str, Any]:
+    """The contents of `results.json`."""
+    size = eval_batch(config)
+
+    def name(what: str) -> str:
+        return f"{label}{what}" if label else ""
+
+    test = score(model, splits.test, size, config.seed, name("test images"))
+    train = score(
+        model, splits.train[:SCORED_TRAIN_IMAGES], size, config.seed, name("training images")
+    )
+    bound = None
+    if config.iw_k:
+        images = splits.test[: config.iw_images]
+        bound = importance_weighted_score(
+            model, images, config.iw_k, size, config.seed, name("importance-weighted bound")
+        )
+    return {
+        "test_bits_per_dim": test["bits_per_dim"],
+        "test_bits_per_dim_se": test["bits_per_dim_se"],
+        "train_bits_per_dim": train["bits_per_dim"],
+        "iw_bits_per_dim": bound,
+        "iw_k": config.iw_k,
+        "iw_n": min(config.iw_images, test["n"]) if config.iw_k else 0,
+        "n_test": test["n"],
+        "n_train": train["n"],
+        "kl_bits_per_dim": test["kl_bits_per_dim"],
+        "perplexity": test["perplexity"],
+        "codes_in_use": test["codes_in_use"],
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of what computed the numbers."""
+    import accelerate
+
+    return {
+        "rrvqlib": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "accelerate": accelerate.__version__,
+    }
+
+
+def hardware(device: torch.device, processes: int) -> dict[str, Any]:
+    """What computed the numbers; no names of machines."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = f"CPU, {platform.machine()}, {torch.get_num_threads()} threads"
+    return {"device": name, "processes": processes}
+
+
+def check_same_run(stored: dict[str, Any], config: RunConfig) -> None:
+    """Raise UserError where a checkpoint was made with settings that change the run."""
+    free = {"data_dir", "device", "save_every", "dataset"}
+    free |= {"iw_k", "iw_images"}
+    now = json.loads(json.dumps(asdict(config)))
+    for f in fields(config):
+        if f.name not in free and stored.get(f.name) != now[f.name]:
+            raise UserError(
+                f"--{f.name} {now[f.name]}: the checkpoint was made with {stored.get(f.name)};"
+                " resume with the same settings, or train anew in another --out"
+            )
+
+
+def train(
+    config: RunConfig, out: Path, name: str, resume: bool = False, show_progress: bool = True
+) -> dict[str, Any] | None:
+    """Train a run and write its folder; returns the results (None in helper processes).
+
+    Raises:
+        UserError: something that the user can mend.
+        Stopped: a signal came; the run is saved.
+    """
+    splits = data.load(config.dataset, config.data_dir, config.image_size)
+    trainer = Trainer(config, splits, out, name)
+    if resume:
+        trainer.resume()
+    trainer.run(show_progress)
+    if trainer.accelerator.is_main_process:
+        results = trainer.finish("scoring " if show_progress else "")
+    else:
+        results = None
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()
+    return results

@@ -1,0 +1,101 @@
+"""Short runs that choose a recipe, by their score on validation images alone.
+
+python tools/sweep.py --dataset npz:PATH --out book/results/sweep-cifar10.jsonl NAME [NAME ...]
+
+Appends one line for each variant named: its score, what differs from the base, what it cost.
+Every variant sees the same number of images; no test image is touched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from rrvqlib import data
+from rrvqlib.configs import RunConfig, parse_sides
+from rrvqlib.training import Trainer, hardware, versions
+
+BASE = RunConfig(
+    pyramid=parse_sides("16*4,8,4"),
+    codes=(64,),
+    channels=48,
+    decoder_input="concat",
+    batch_size=32,
+    steps=450,
+    eval_every=450,
+    lr_warmup=25,
+)
+
+VARIANTS: dict[str, dict] = {
+    "base": {},
+    "add": {"decoder_input": "add"},
+    "lr-4e-3": {"lr": 4e-3},
+    "lr-16e-3": {"lr": 16e-3},
+    "codebook-x1": {"codebook_lr_factor": 1.0},
+    "codebook-x20": {"codebook_lr_factor": 20.0},
+    "soft": {"sample": "soft", "temperature": 0.5, "temperature_end": 0.1},
+    "temperature-0.5": {"temperature": 0.5},
+    "temperature-to-0.25": {"temperature_end": 0.25},
+    "as-printed": {"covariance": "as_printed"},
+    "diagonal": {"covariance": "diagonal"},
+    "fixed": {"covariance": "fixed"},
+    "direct": {"prior": "direct"},
+    "kmeans": {"codebook_init": "kmeans"},
+    "unit-init": {"codebook_init": "unit"},
+    "init-scale-0.3": {"init_scale": 0.3},
+    "codes-256": {"codes": (256,)},
+    "codes-16": {"codes": (16,)},
+    "one-per-scale": {"pyramid": (16, 8, 4, 2)},
+    "all-at-16": {"pyramid": (16,) * 6},
+    "edge-bins": {"edge_bins": True},
+    "code-size-16": {"code_size": 16},
+    "adam": {"optimizer": "adam", "lr": 2e-3},
+    "batch-16": {"batch_size": 16, "steps": 900, "eval_every": 900},
+}
+
+
+def run(name: str, dataset: str, seed: int) -> dict:
+    config = replace(BASE, dataset=dataset, seed=seed, **VARIANTS[name])
+    splits = data.load(config.dataset, config.data_dir, config.image_size)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(config, splits, Path(folder), name)
+        trainer.run(show_progress=False)
+        last = json.loads((Path(folder) / "metrics.jsonl").read_text().splitlines()[-1])
+    return {
+        "variant": name,
+        "changes": VARIANTS[name],
+        "seed": seed,
+        "dataset": splits.name,
+        **last,
+        "versions": versions(),
+        "hardware": hardware(trainer.device, 1),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "names",
+        nargs="+",
+        choices=sorted(VARIANTS),
+        metavar="NAME",
+        help="variants: " + ", ".join(VARIANTS),
+    )
+    parser.add_argument("--dataset", default="photos", help="as in rrvqlib.train")
+    parser.add_argument("--seed", type=int, default=0, help="of every run")
+    parser.add_argument("--out", type=Path, required=True, help="JSON lines are appended here")
+    args = parser.parse_args()
+    for name in args.names:
+        line = run(name, args.dataset, args.seed)
+        with args.out.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        print(f"{name:<22} {line['valid_bits_per_dim']:.3f} bits/dim  {line['seconds']:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
