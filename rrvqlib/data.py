@@ -277,9 +277,8 @@ def _load_npz(path: Path, image_size: int | None) -> Splits:
     except (
         EOFError,
         MemoryError,
-        NotImplementedError,
         OSError,
-        RuntimeError,
+        RuntimeError,  # encrypted; and its kind NotImplementedError, unknown compression
         ValueError,
         zipfile.BadZipFile,
         zlib.error,

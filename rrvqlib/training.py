@@ -26,6 +26,7 @@ from rrvqlib import __version__, data, pictures
 from rrvqlib.checkpoint import (
     CHECKPOINT,
     load_state,
+    read_json,
     save_model,
     save_state,
     write_atomically,
@@ -568,6 +569,8 @@ def train(
     trainer = Trainer(config, splits, out, name)
     if resume:
         trainer.resume()
+        if trainer.progress.step == config.steps and (out / "results.json").exists():
+            return read_json(out / "results.json")  # finished before
     trainer.run(show_progress)
     if trainer.accelerator.is_main_process:
         results = trainer.finish("scoring " if show_progress else "")

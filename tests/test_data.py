@@ -484,8 +484,7 @@ def write_cifar10(folder, images, seed=0):
         with open(folder / name, "wb") as file:
             for image, label in list(zip(images, labels, strict=True))[20 * part : 20 * part + 20]:
                 file.write(bytes([label]))
-                for channel in range(3):
-                    file.write(image[:, :, channel].tobytes())
+                file.writelines(image[:, :, channel].tobytes() for channel in range(3))
 
 
 @pytest.fixture

@@ -94,9 +94,12 @@ class VAE(nn.Module, PyTorchModelHubMixin, ABC):
     def initialise(self, images: Tensor) -> None:
         """Set gains and biases from a batch of uint8 images, then codebooks where asked."""
         one = torch.ones((), device=images.device)
+        was_training = self.training
+        self.eval()  # moving averages wait for the first training step
         data_dependent_init(self, lambda: self.infer(images, one))
         if self.config.codebook_init == "kmeans":
             self._init_codebooks(images)
+        self.train(was_training)
 
     def _init_codebooks(self, images: Tensor) -> None:
         """Codebooks from the features that reach them, one layer after the other, top first."""

@@ -1,0 +1,44 @@
+# Every target sets up what it needs the first time; `make help` lists them.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# One thread a process: two tests side by side would fight over the cores otherwise.
+export OMP_NUM_THREADS ?= 1
+export PYTHONHASHSEED = 0
+
+.DEFAULT_GOAL := help
+.PHONY: help setup book test train chapters lint format clean
+
+help: ## show this help
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY) ## make a virtual environment with everything (2 minutes the first time)
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 13) else "Python 3.11 or 3.12 is needed: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[book,test]"
+	touch $@
+
+book: $(READY) ## render the book; open _build/html/index.html
+	$(BIN)/jupyter-book build . -W -n --keep-going
+
+test: $(READY) ## run all tests: tests/ and every notebook of book/
+	$(BIN)/pytest -n 2
+
+train: $(READY) ## train the default run into runs/photos (2 minutes, no download)
+	OMP_NUM_THREADS=$$(getconf _NPROCESSORS_ONLN) $(BIN)/python -m rrvqlib.train --out runs/photos $(if $(wildcard runs/photos/checkpoint.safetensors),--resume)
+
+chapters: $(READY) ## run the chapters again and store their outputs
+	$(BIN)/python tools/run_chapters.py
+
+lint: $(READY) ## check style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(READY) ## mend style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove what was built (not the environment, not runs)
+	rm -rf _build .pytest_cache .ruff_cache

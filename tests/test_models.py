@@ -1,0 +1,556 @@
+"""Whole models: evidence by enumeration, gradients, wiring, initialisation, files, sizes."""
+
+import itertools
+import json
+import math
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+from scipy import stats
+from torch import nn
+
+from rrvqlib.configs import ModelConfig, parse_sides
+from rrvqlib.convolutions import ResidualBlock
+from rrvqlib.elbo import importance_weighted_bound, training_loss
+from rrvqlib.likelihood import pixels_to_reals
+from rrvqlib.models import MODELS, HierarchicalVAE, RelaxedVQVAE, build
+
+TINY = ModelConfig(
+    image_size=4, pyramid=(2, 1), codes=(3,), code_size=2, channels=4, codebook_init="unit"
+)
+ONE_LAYER = replace(TINY, model="relaxed-vqvae", pyramid=(2,), blocks=2)
+THREE = replace(TINY, image_size=8, pyramid=(4, 2, 1), code_size=3)
+WARM = torch.tensor(1.0)
+DRAWS = 10_000
+
+HIERARCHIES = {
+    "rrvq": TINY,
+    "uniform-top": replace(TINY, top_prior="uniform", covariance="fixed"),
+    "direct-diagonal": replace(TINY, prior="direct", covariance="diagonal"),
+    "concat": replace(TINY, decoder_input="concat", blocks=2, covariance="as_printed"),
+    "codes-per-layer": replace(TINY, codes=(2, 5), ladder_blocks=1),
+    "one-grid": replace(TINY, pyramid=(1, 1, 1), image_size=2),
+}
+ONE_OF_EACH = {
+    "hierarchy": THREE,
+    "gaussian-hierarchy": replace(THREE, latent="gaussian"),
+    "vqvae": replace(ONE_LAYER, model="vqvae"),
+    "vqvae-loss": replace(ONE_LAYER, model="vqvae", codebook_update="loss"),
+    "relaxed-vqvae": ONE_LAYER,
+    "relaxed-vqvae-mlp": replace(ONE_LAYER, network="mlp"),
+    "spatial-vae": replace(ONE_LAYER, model="spatial-vae"),
+    "spatial-vae-mlp": replace(ONE_LAYER, model="spatial-vae", network="mlp"),
+}
+each_model = pytest.mark.parametrize("config", ONE_OF_EACH.values(), ids=ONE_OF_EACH.keys())
+
+
+def random_images(n, size, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8, generator=generator)
+
+
+def lively(config, seed=0):
+    """A model whose weights are all random, the learnt vector too, and far from a flat prior."""
+    torch.manual_seed(seed)
+    model = build(config).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if not name.startswith("likelihood."):
+                parameter.add_(0.4 * torch.randn_like(parameter))
+    return model
+
+
+# The evidence of a tiny model, by adding up every state of its latent variables.
+
+
+def all_codes(config):
+    """Every joint state: for each layer int64 (N, side, side)."""
+    sizes = [side**2 for side in config.pyramid]
+    states = [
+        range(K) for K, n in zip(config.codes_per_layer, sizes, strict=True) for _ in range(n)
+    ]
+    table = torch.tensor(list(itertools.product(*states)))
+    parts = table.split(sizes, dim=1)
+    return [p.unflatten(1, (s, s)) for p, s in zip(parts, config.pyramid, strict=True)]
+
+
+@torch.no_grad()
+def walk(model, image, codes):
+    """log p(x | z) (N,), and log q and log p of each layer (N, L), of the codes given."""
+    N, L = len(codes[0]), model.config.layers
+    reals = pixels_to_reals(image).expand(N, -1, -1, -1)
+    log_q, log_p = torch.zeros(N, L).double(), torch.zeros(N, L).double()
+
+    def log_of(table, index):
+        return table.gather(-1, codes[index].unsqueeze(-1)).double().flatten(1).sum(1)
+
+    if isinstance(model, HierarchicalVAE):
+        features = model.bottom_up(reals)
+
+        def choose(index, layer, state):
+            q = layer.latent.log_posterior(layer.posterior(features[index], state))
+            log_q[:, index] = log_of(q, index)
+            log_p[:, index] = log_of(layer.latent.log_prior(layer.prior(state)), index)
+            return layer.latent.lookup(codes[index])
+
+        mean = model.top_down(N, choose)
+    else:
+        log_q[:, 0] = log_of(model.latent.log_posterior(model.encoder(reals)), 0)
+        log_p[:, 0] = -model.config.latent_variables * math.log(model.config.codes[0])
+        mean = model.decoder(model.latent.lookup(codes[0]))
+    log_x = model.likelihood.log_prob(image.expand(N, -1, -1, -1), mean).double()
+    return log_x, log_q, log_p
+
+
+def row_of(config, codes):
+    """Where drawn codes stand in `all_codes`."""
+    row = torch.zeros(len(codes[0]), dtype=torch.int64)
+    for layer, K in zip(codes, config.codes_per_layer, strict=True):
+        for digit in layer.flatten(1).unbind(1):
+            row = row * K + digit
+    return row
+
+
+@pytest.fixture(scope="module", params=[*HIERARCHIES, "one-layer"])
+def enumerated(request):
+    config = {**HIERARCHIES, "one-layer": ONE_LAYER}[request.param]
+    model, image = lively(config), random_images(1, config.image_size)
+    codes = all_codes(config)
+    log_x, log_q, log_p = walk(model, image, codes)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        drawn = model(image.expand(DRAWS, -1, -1, -1))
+    return model, image, codes, log_x, log_q, log_p, drawn
+
+
+def test_posterior_and_prior_are_distributions_over_all_states(enumerated):
+    _, _, _, _, log_q, log_p, _ = enumerated
+    assert log_q.sum(1).logsumexp(0).item() == pytest.approx(0, abs=1e-5)
+    assert log_p.sum(1).logsumexp(0).item() == pytest.approx(0, abs=1e-5)
+    assert log_q.sum(1).exp().max() < 0.9  # the tests below would see little of a one-hot posterior
+
+
+def test_elbo_and_importance_weighted_bounds_bound_the_evidence(enumerated):
+    _, _, _, log_x, log_q, log_p, drawn = enumerated
+    log_q, log_p = log_q.sum(1), log_p.sum(1)
+    evidence = (log_x + log_p).logsumexp(0).item()
+    elbo = (log_q.exp() * (log_x + log_p - log_q)).sum().item()
+    posterior = log_x + log_p - evidence
+    gap = (log_q.exp() * (log_q - posterior)).sum().item()  # KL(q || true posterior)
+    assert gap > 0.4 and elbo == pytest.approx(evidence - gap, abs=1e-3)
+
+    error = (drawn.elbo.std() / math.sqrt(DRAWS)).item()
+    assert drawn.elbo.mean().item() == pytest.approx(elbo, abs=4 * error + 1e-4)
+    weights = drawn.log_weight.double()
+    error = (weights.std() / math.sqrt(DRAWS)).item()
+    assert weights.mean().item() == pytest.approx(elbo, abs=4 * error + 1e-4)
+
+    bounds = [importance_weighted_bound(weights.view(k, -1)).mean().item() for k in (1, 10, 100)]
+    assert bounds == sorted(bounds)
+    assert elbo - 4 * error <= bounds[0] and bounds[-1] <= evidence + 4 * error
+    # All draws as one bound: the mean weight over p(x), whose exact variance is known too.
+    ratio = (importance_weighted_bound(weights.view(-1, 1)) - evidence).exp().item()
+    variance = (2 * posterior - log_q).exp().sum().item() - 1
+    assert ratio == pytest.approx(1, abs=4 * math.sqrt(variance / DRAWS) + 1e-4)
+    assert evidence + math.log(ratio) > bounds[-1]
+
+
+def test_drawn_terms_are_the_enumerated_ones(enumerated):
+    model, _, _, log_x, log_q, log_p, drawn = enumerated
+    row = row_of(model.config, drawn.codes)
+    close = {"atol": 1e-4, "rtol": 1e-4}
+    torch.testing.assert_close(drawn.log_likelihood.double(), log_x[row], **close)
+    torch.testing.assert_close(drawn.log_ratio.double(), (log_p - log_q).sum(1)[row], **close)
+
+
+def test_codes_are_drawn_from_the_posterior(enumerated):
+    model, _, _, _, log_q, _, drawn = enumerated
+    q = log_q.sum(1).exp()
+    counts = torch.bincount(row_of(model.config, drawn.codes), minlength=len(q)).double()
+    common = q * DRAWS > 8
+    counts = torch.cat([counts[common], counts[~common].sum()[None]])
+    expected = torch.cat([q[common], q[~common].sum()[None] + 1e-9]) * DRAWS
+    expected *= DRAWS / expected.sum()
+    assert stats.chisquare(counts.numpy(), expected.numpy()).pvalue > 1e-4
+
+
+def test_kl_of_each_layer_is_the_enumerated_one(enumerated):
+    """E_q[log q_l - log p_l], and minus the log-ratio on average."""
+    _, _, _, _, log_q, log_p, drawn = enumerated
+    exact = (log_q.sum(1, keepdim=True).exp() * (log_q - log_p)).sum(0)
+    kl = drawn.kl.double()
+    error = kl.std(0) / math.sqrt(DRAWS)
+    assert ((kl.mean(0) - exact).abs() <= 4 * error + 1e-4).all()
+    error = (drawn.log_ratio.std() / math.sqrt(DRAWS)).item()
+    assert drawn.log_ratio.mean().item() == pytest.approx(-exact.sum().item(), abs=4 * error + 1e-4)
+
+
+def test_prior_samples_have_the_enumerated_frequencies():
+    model = lively(TINY)
+    codes = all_codes(TINY)
+    _, _, log_p = walk(model, random_images(1, 4), codes)
+    images = []  # decode_prior gives pixels, so states are told apart by their means
+    with torch.no_grad():
+        for batch in range(0, len(codes[0]), 81):
+            keep = [layer.latent.lookup(c[batch : batch + 81]) for layer, c in zip(
+                model.top_down.layers, codes, strict=True)]
+            images.append(model.decode_prior(81, keep=keep))
+        known = torch.cat(images).flatten(1)
+        torch.manual_seed(0)
+        drawn = model.decode_prior(DRAWS).flatten(1)
+    distance = torch.cdist(drawn.double(), known.double(), compute_mode="donot_use_mm_for_euclid_dist")
+    counts = torch.bincount(distance.argmin(1), minlength=len(known)).double()
+    assert distance.min(1).values.max() < 1e-4
+    p = log_p.sum(1).exp()
+    common = p * DRAWS > 8
+    counts = torch.cat([counts[common], counts[~common].sum()[None]])
+    expected = torch.cat([p[common], p[~common].sum()[None] + 1e-9]) * DRAWS
+    expected *= DRAWS / expected.sum()
+    assert stats.chisquare(counts.numpy(), expected.numpy()).pvalue > 1e-4
+
+
+def test_prior_knows_the_layers_above_and_nothing_of_the_image():
+    model = lively(THREE)
+    codes = [torch.zeros(2, s, s, dtype=torch.int64) for s in THREE.pyramid]
+    codes[1][1] = 2  # the second state differs in layer 2
+    _, q_a, p_a = walk(model, random_images(1, 8, seed=0), codes)
+    _, q_b, p_b = walk(model, random_images(1, 8, seed=1), codes)
+    assert torch.equal(p_a, p_b)
+    assert (q_a != q_b).all()  # the posterior of every layer sees the image
+    assert p_a[0, 0] != p_a[1, 0] and q_a[0, 0] != q_a[1, 0]  # layer 1 sees layer 2,
+    assert p_a[0, 2] == p_a[1, 2] and q_a[0, 2] == q_a[1, 2]  # and layer 3 does not
+
+
+def test_codes_reach_the_pixels_from_every_layer():
+    model = lively(THREE)
+    codes = [torch.zeros(1, s, s, dtype=torch.int64) for s in THREE.pyramid]
+    image = random_images(1, 8)
+    base = walk(model, image, codes)[0]
+    for layer in range(3):
+        changed = [c.clone() for c in codes]
+        changed[layer][0, 0, 0] = 1
+        assert walk(model, image, changed)[0] != base
+
+
+@each_model
+def test_reconstruction_is_the_decoder_of_the_kept_vectors(config):
+    model, images = lively(config), random_images(3, config.image_size)
+    inference = model.infer(images, None)
+    kept = [draw.vectors for draw in inference.draws]
+    torch.testing.assert_close(model.decode_prior(3, keep=kept), inference.mean)
+    assert inference.mean.shape == images.shape
+    sides = [tuple(draw.kl.shape[1:]) for draw in inference.draws]
+    assert sides == [(s, s) for s in config.pyramid]
+    torch.manual_seed(0)
+    expected = model.infer(images, None).mean
+    torch.manual_seed(0)
+    assert torch.equal(model.reconstruct(images), expected)
+
+
+def test_kept_layers_are_the_topmost():
+    model = lively(THREE)
+    codes = [torch.ones(1, s, s, dtype=torch.int64) for s in THREE.pyramid]
+    vectors = [m.latent.lookup(c) for m, c in zip(model.top_down.layers, codes, strict=True)]
+    found = model.decode_prior(1, temperature=0.0, keep=vectors[2:])
+    asked = []
+
+    def choose(index, layer, state):
+        asked.append(index)
+        if index == 2:
+            return vectors[2]
+        return layer.latent.lookup(layer.latent.log_prior(layer.prior(state)).argmax(-1))
+
+    torch.testing.assert_close(found, model.top_down(1, choose))
+    assert asked == [2, 1, 0]
+
+
+@pytest.mark.parametrize("name", ["hierarchy", "gaussian-hierarchy"])
+def test_samples_at_temperature_zero_are_the_mode(name):
+    model = lively(ONE_OF_EACH[name])
+    cold = model.sample(3, temperature=0.0)
+    assert torch.equal(cold, model.sample(3, temperature=0.0))
+    torch.testing.assert_close(cold[0], cold[1])
+    warm = model.sample(3)
+    assert warm.shape == (3, 3, 8, 8) and not torch.equal(warm[0], warm[1])
+    assert not warm.requires_grad
+
+
+@each_model
+def test_kl_and_log_weight_are_consistent(config):
+    """Two estimates of one ELBO: the closed-form KL and the drawn log-ratio."""
+    model = lively(config)
+    images = random_images(1, config.image_size).expand(4000, -1, -1, -1)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        terms = model(images)
+    difference = (terms.elbo - terms.log_weight).double()
+    bound = 4 * difference.std().item() / math.sqrt(4000) + 1e-3
+    assert difference.mean().item() == pytest.approx(0, abs=bound)
+    assert terms.kl.min() > -1e-4
+
+
+@pytest.mark.parametrize("config", [ONE_LAYER, replace(ONE_LAYER, model="vqvae")])
+def test_kl_to_a_uniform_prior_never_exceeds_the_ceiling(config):
+    model = lively(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(5)
+    kl = model(random_images(50, 4)).kl[:, 0]
+    ceiling = config.latent_variables * math.log(config.codes[0])
+    assert (kl <= ceiling + 1e-3).all() and (kl > 0.9 * ceiling).any()
+    assert ceiling / math.log(2) / config.dims == pytest.approx(config.rate_ceiling)
+
+
+def test_one_layer_hierarchy_under_a_uniform_prior_obeys_the_ceiling():
+    config = replace(TINY, pyramid=(2,), top_prior="uniform")
+    model = lively(config)
+    with torch.no_grad():
+        model.top_down.layers[0].qladder.project.parametrizations.weight.original0.mul_(30)
+    kl = model(random_images(50, 4)).kl[:, 0]
+    assert (kl <= 4 * math.log(3) + 1e-4).all() and (kl > 2 * math.log(3)).any()
+
+
+def assert_every_parameter_learns(model, images):
+    terms = model.train()(images, WARM)
+    training_loss(terms).backward()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all() and parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("covariance", ["isotropic", "diagonal", "as_printed", "fixed"])
+@pytest.mark.parametrize("prior", ["embedding", "direct"])
+@pytest.mark.parametrize("sample", ["straight-through", "soft"])
+def test_every_parameter_of_a_hierarchy_gets_a_gradient(covariance, prior, sample):
+    for decoder_input, top_prior in itertools.product(("add", "concat"), ("learnt", "uniform")):
+        config = replace(
+            THREE,
+            covariance=covariance,
+            prior=prior,
+            sample=sample,
+            decoder_input=decoder_input,
+            top_prior=top_prior,
+        )
+        assert_every_parameter_learns(lively(config), random_images(4, 8))
+
+
+@each_model
+def test_every_parameter_of_every_model_gets_a_gradient(config):
+    assert_every_parameter_learns(lively(config), random_images(4, config.image_size))
+
+
+@each_model
+def test_training_steps_lower_the_loss(config):
+    torch.manual_seed(0)
+    model, images = build(config), random_images(8, config.image_size)
+    model.initialise(images)
+    optimizer = torch.optim.Adam(model.parameters(), 3e-2, foreach=True)
+    losses = []
+    for _ in range(15):
+        loss = training_loss(model(images, WARM))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert sum(losses[-3:]) < sum(losses[:3]) - 3
+
+
+# Architectures of App. B, C and H.
+
+
+def blocks_in(module):
+    return sum(isinstance(m, ResidualBlock) for m in module.modules())
+
+
+@pytest.mark.parametrize(("channels", "millions"), [(256, 85), (128, 24), (64, 7.1), (32, 2.4)])
+def test_parameters_of_32_layers(channels, millions):
+    config = ModelConfig(pyramid=parse_sides("16*8,8*8,4*8,2*8"), channels=channels)
+    with torch.device("meta"):  # shapes without numbers
+        model = build(config)
+    codebooks = sum(p.numel() for layer in model.top_down.layers
+                    for p in layer.latent.codebook.parameters())
+    assert codebooks == 32 * 256 * (32 + 1)
+    networks = sum(p.numel() for p in model.parameters()) - codebooks
+    assert networks / 1e6 == pytest.approx(millions, rel=0.02)
+
+
+def test_five_layers_as_in_app_c():
+    config = ModelConfig(
+        pyramid=(16, 8, 4, 2, 1), codes=(8,), code_size=4, channels=8, blocks=4, ladder_blocks=4
+    )
+    model = build(config)
+    assert [blocks_in(enc) for enc in model.bottom_up.enc] == [0, 4, 4, 4, 4]
+    layers = model.top_down.layers
+    assert all(blocks_in(layer.dec) == 4 for layer in layers)
+    for layer in layers:
+        parts = (layer.qladder, layer.qstrap, layer.pstrap, layer.pladder)
+        assert [blocks_in(part) for part in parts] == [4, 4, 4, 4]
+    for layer in layers[:-1]:  # straps and dec upscale by transposed convolutions of stride 2
+        for first in (layer.qstrap.blocks[0], layer.pstrap.blocks[0], layer.dec[0]):
+            assert first.first.stride == (2, 2) and isinstance(first.first, nn.ConvTranspose2d)
+    assert isinstance(model.top_down.head[-1], nn.ConvTranspose2d)
+    assert model.top_down.head[-1].stride == model.bottom_up.enc[0][0].stride == (2, 2)
+    terms = model(random_images(2, 32))
+    assert terms.kl.shape == (2, 5) and terms.codes[4].shape == (2, 1, 1)
+
+
+def test_straps_and_ladders_of_deep_hierarchies_are_single_convolutions():
+    model = build(replace(THREE, pyramid=(4, 4, 2, 2), channels=8))
+    for layer, factor in zip(model.top_down.layers, (1, 2, 1, 1), strict=True):
+        assert blocks_in(layer.qladder) == blocks_in(layer.qstrap) == blocks_in(layer.pladder) == 0
+        for strap in (layer.qstrap, layer.pstrap):
+            assert strap.project.stride == (factor, factor)
+        assert blocks_in(layer.dec) == 1
+
+
+@pytest.mark.parametrize("pyramid", [(16, 8, 4, 2, 1), (32, 16, 16, 8)])
+@pytest.mark.parametrize("latent", ["codebook", "gaussian"])
+def test_images_of_64_pixels(pyramid, latent):
+    config = ModelConfig(
+        image_size=64, pyramid=pyramid, codes=(8,), code_size=4, channels=8, latent=latent
+    )
+    model = build(config)
+    terms = model(random_images(2, 64))
+    assert [tuple(kl.shape) for kl in terms.kl_maps] == [(2, s, s) for s in pyramid]
+    assert terms.elbo.isfinite().all()
+    assert model.sample(2).shape == (2, 3, 64, 64)
+
+
+@pytest.mark.parametrize("pyramid", [(8, 2), (4, 1), (8, 8, 1)])
+def test_layers_may_shrink_by_more_than_two(pyramid):
+    config = replace(THREE, image_size=16, pyramid=pyramid)
+    model = lively(config)
+    terms = model(random_images(2, 16))
+    assert [tuple(kl.shape) for kl in terms.kl_maps] == [(2, s, s) for s in pyramid]
+
+
+def test_an_mlp_sees_the_whole_image_from_every_latent():
+    config = replace(ONE_LAYER, image_size=8, network="mlp")
+    for network, whole in (("mlp", True), ("conv", False)):
+        model = lively(replace(config, network=network, image_size=16, pyramid=(8,), blocks=1))
+        vectors = torch.zeros(2, 2, 8, 8)
+        vectors[1, :, 0, 0] = 5
+        pixels = (model.decoder(vectors)[0] - model.decoder(vectors)[1]).abs().sum(0)
+        assert (pixels[-1, -1] > 0) == whole and pixels[0, 0] > 0
+
+
+@each_model
+def test_autocast_gives_finite_terms_in_float32(config):
+    model, images = lively(config), random_images(4, config.image_size)
+    with torch.autocast("cpu", torch.bfloat16):
+        terms = model(images, WARM)
+        loss = training_loss(terms)
+    assert terms.log_likelihood.dtype == terms.kl.dtype == torch.float32
+    loss.backward()
+    assert loss.isfinite()
+
+
+# Initialisation.
+
+
+def output_statistics(model, run):
+    seen = {}
+
+    def note(layer, _inputs, output):
+        others = [d for d in range(output.ndim) if d != 1]
+        seen[layer] = (output.mean(others), output.std(others, correction=0))
+
+    hooks = [m.register_forward_hook(note) for m in model.modules() if hasattr(m, "init_scale")]
+    with torch.no_grad():
+        run()
+    for hook in hooks:
+        hook.remove()
+    return {name: seen[m] + (m.init_scale,) for name, m in model.named_modules() if m in seen}
+
+
+@each_model
+def test_initialise_sets_every_layer_s_mean_and_spread(config):
+    torch.manual_seed(0)
+    model, images = build(config), random_images(64, config.image_size)
+    torch.manual_seed(1)
+    model.initialise(images)
+    assert model.training
+    model.eval()
+    torch.manual_seed(1)  # the same samples again
+    seen = output_statistics(model, lambda: model.infer(images, WARM))
+    layers = [m for m in model.modules() if hasattr(m, "init_scale")]
+    assert len(seen) == len(layers) > 3
+    constant = []
+    for name, (mean, std, scale) in seen.items():
+        torch.testing.assert_close(mean, torch.zeros_like(mean), atol=1e-3, rtol=0)
+        if (std == 0).all():
+            constant.append(name)
+        else:
+            torch.testing.assert_close(std, torch.full_like(std, scale), atol=0, rtol=2e-2)
+    # Behind the learnt vector, which starts at 0, nothing varies yet.
+    top = "top_down.layers.2."
+    expected = ["qstrap.project", "pstrap.project", "dec.0.first", "dec.0.second"]
+    is_hierarchy = config.model == "hierarchy"
+    assert sorted(constant) == (sorted(top + e for e in expected) if is_hierarchy else [])
+
+
+@pytest.mark.parametrize("model_name", ["hierarchy", "relaxed-vqvae", "vqvae"])
+def test_kmeans_init_puts_codes_among_the_features_that_reach_them(model_name):
+    config = replace(ONE_OF_EACH[model_name], codebook_init="kmeans", codes=(8,))
+    torch.manual_seed(0)
+    model, images = build(config), random_images(64, config.image_size)
+    model.initialise(images)
+    latents = [m for m in model.modules() if hasattr(m, "codebook")]
+    seen = {}
+    hooks = [
+        m.register_forward_pre_hook(lambda m, inputs: seen.__setitem__(m, inputs[0]))
+        for m in latents
+    ]
+    with torch.no_grad():
+        model.infer(images, WARM)  # in training mode: a moving average must not undo the init
+    for hook in hooks:
+        hook.remove()
+    assert len(seen) == len(config.pyramid)
+    for latent, posterior in seen.items():
+        features = posterior.permute(0, 2, 3, 1).flatten(0, 2)
+        distances = torch.cdist(features, latent.codebook.means).square()
+        variance = (features - features.mean(0)).square().sum(1).mean()
+        assert distances.min(1).values.mean() < 0.6 * variance
+        assert (distances.argmin(0).unique().numel()) >= 4
+
+
+def test_initialise_draws_nothing_into_the_gradient():
+    torch.manual_seed(0)
+    model = build(THREE)
+    model.initialise(random_images(8, 8))
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+
+
+# Files.
+
+
+@each_model
+def test_saved_models_come_back_bit_for_bit(config, tmp_path):
+    model = lively(config)
+    model.save_pretrained(tmp_path)
+    copy = type(model).from_pretrained(tmp_path)
+    assert type(copy) is type(model) and copy.config == config
+    state = model.state_dict()
+    assert list(copy.state_dict()) == list(state)
+    assert all(torch.equal(v, state[k]) for k, v in copy.state_dict().items())
+    images = random_images(2, config.image_size)
+    torch.manual_seed(0)
+    expected = model(images).elbo
+    torch.manual_seed(0)
+    assert torch.equal(copy.eval()(images).elbo, expected)
+
+
+def test_config_json_holds_the_settings_of_the_model(tmp_path):
+    lively(THREE).save_pretrained(tmp_path)
+    stored = json.loads((tmp_path / "config.json").read_text())
+    assert stored == json.loads(json.dumps(asdict(THREE)))
+    assert {p.name for p in tmp_path.iterdir()} >= {"config.json", "model.safetensors"}
+
+
+def test_build_knows_every_model_by_name():
+    for name, kind in MODELS.items():
+        config = replace(ONE_LAYER, model=name)
+        assert type(build(config)) is kind
+    assert isinstance(build(ONE_LAYER), RelaxedVQVAE)

@@ -1,0 +1,188 @@
+"""Scores: against one image at a time, seeds, batch sizes, perplexity, the importance bound."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from rrvqlib.configs import ModelConfig
+from rrvqlib.models import build
+from rrvqlib.scoring import (
+    batches,
+    count_codes,
+    device_of,
+    importance_weighted_score,
+    perplexity,
+    score,
+    seeded,
+)
+
+HIERARCHY = ModelConfig(
+    image_size=8, pyramid=(4, 2), codes=(5, 3), code_size=2, channels=4, codebook_init="unit"
+)
+ONE_LAYER = replace(HIERARCHY, model="vqvae", pyramid=(4,), codes=(5,))
+MODELS = {
+    "hierarchy": HIERARCHY,
+    "gaussian-hierarchy": replace(HIERARCHY, latent="gaussian"),
+    "vqvae": ONE_LAYER,
+    "relaxed-vqvae": replace(ONE_LAYER, model="relaxed-vqvae"),
+    "spatial-vae": replace(ONE_LAYER, model="spatial-vae"),
+}
+each_model = pytest.mark.parametrize("config", MODELS.values(), ids=MODELS.keys())
+IMAGES = torch.randint(
+    0, 256, (23, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+)
+
+
+def fresh(config):
+    torch.manual_seed(0)
+    model = build(config)
+    model.initialise(IMAGES)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return model
+
+
+@pytest.mark.parametrize("K", [1, 2, 7, 256])
+def test_perplexity_of_equal_use_is_k_and_of_collapse_is_one(K):
+    assert perplexity(torch.full((K,), 40)) == pytest.approx(K)
+    collapsed = torch.zeros(K, dtype=torch.int64)
+    collapsed[-1] = 40
+    assert perplexity(collapsed) == pytest.approx(1)
+
+
+def test_perplexity_is_two_to_the_entropy_in_bits():
+    assert perplexity(torch.tensor([2, 1, 1, 0])) == pytest.approx(2**1.5)
+
+
+def test_codes_are_counted():
+    counts = count_codes(torch.tensor([[[0, 2], [2, 2]]]), 4)
+    assert counts.tolist() == [1, 0, 3, 0]
+
+
+def test_batches_are_in_order_and_leave_nothing_out():
+    parts = list(batches(IMAGES, 10, torch.device("cpu"), ""))
+    assert [len(p) for p in parts] == [10, 10, 3]
+    assert torch.equal(torch.cat(parts), IMAGES)
+
+
+def test_seeded_leaves_the_global_random_numbers_alone():
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    with seeded(7):
+        first = torch.rand(4)
+    assert torch.equal(torch.rand(4), expected)
+    with seeded(7):
+        assert torch.equal(torch.rand(4), first)
+
+
+@each_model
+def test_a_score_is_the_mean_of_the_images_elbos(config):
+    model = fresh(config)
+    found = score(model, IMAGES, batch_size=23, seed=5)
+    with torch.no_grad():
+        torch.manual_seed(5)
+        terms = model.eval()(IMAGES)
+    bits = -terms.elbo.double().numpy() / (192 * math.log(2))
+    assert found["bits_per_dim"] == pytest.approx(bits.mean(), rel=1e-6)
+    assert found["bits_per_dim_se"] == pytest.approx(np.std(bits, ddof=1) / 23**0.5, rel=1e-6)
+    kl = terms.kl.double().numpy().mean(0) / (192 * math.log(2))
+    assert found["kl_bits_per_dim"] == pytest.approx(kl.tolist(), rel=1e-5)
+    assert found["n"] == 23
+    if terms.codes[0] is None:
+        assert found["perplexity"] is None and found["codes_in_use"] is None
+    else:
+        for layer, codes in enumerate(terms.codes):
+            p = np.bincount(codes.flatten().numpy()) / codes.numel()
+            p = p[p > 0]
+            assert found["codes_in_use"][layer] == len(p)
+            assert found["perplexity"][layer] == pytest.approx(math.exp(-(p * np.log(p)).sum()))
+
+
+@each_model
+def test_scores_are_repeatable_and_change_nothing(config):
+    model = fresh(config).train()
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    first = score(model, IMAGES, batch_size=10, seed=2)
+    assert torch.equal(torch.rand(3), expected)
+    torch.manual_seed(99)
+    assert score(model, IMAGES, batch_size=10, seed=2) == first
+    assert model.training
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+def test_another_seed_draws_other_samples():
+    model = fresh(HIERARCHY)
+    assert score(model, IMAGES, seed=0) != score(model, IMAGES, seed=1)
+
+
+def test_a_deterministic_posterior_scores_the_same_at_any_batch_size():
+    model = fresh(ONE_LAYER)
+    first = score(model, IMAGES, batch_size=23)
+    for size in (1, 7, 100):
+        other = score(model, IMAGES, batch_size=size, seed=size)
+        assert other["bits_per_dim"] == pytest.approx(first["bits_per_dim"], rel=1e-6)
+        assert other["perplexity"] == pytest.approx(first["perplexity"])
+        assert other["codes_in_use"] == first["codes_in_use"]
+    assert first["kl_bits_per_dim"] == pytest.approx([16 * math.log2(5) / 192])
+
+
+def test_one_image_has_no_standard_error():
+    assert score(fresh(ONE_LAYER), IMAGES[:1])["bits_per_dim_se"] == 0
+
+
+def test_the_bound_of_a_deterministic_posterior_is_its_elbo():
+    model = fresh(ONE_LAYER)
+    bound = importance_weighted_score(model, IMAGES, k=5, batch_size=7)
+    assert bound == pytest.approx(score(model, IMAGES)["bits_per_dim"], rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["hierarchy", "gaussian-hierarchy", "relaxed-vqvae"])
+def test_the_bound_tightens_with_more_samples(name):
+    model = fresh(MODELS[name])
+    bounds = [
+        np.mean([importance_weighted_score(model, IMAGES, k, 100, seed) for seed in range(3)])
+        for k in (1, 8, 64)
+    ]
+    assert bounds == sorted(bounds, reverse=True) and bounds[0] > bounds[-1]
+
+
+@pytest.mark.parametrize("batch_size", [4, 12, 100])
+def test_the_bound_is_the_mean_over_images_of_the_log_mean_weight(batch_size):
+    """Whatever the batch size, which may hold less than one image's samples."""
+    model, k = fresh(HIERARCHY), 6
+    found = importance_weighted_score(model, IMAGES, k, batch_size, seed=4)
+    size = max(1, batch_size // k)
+    total = 0.0
+    with torch.no_grad(), seeded(4):
+        model.eval()
+        for start in range(0, 23, size):
+            images = IMAGES[start : start + size]
+            copies = torch.cat([images] * k)
+            drawn = [model(copies[i : i + batch_size]).log_weight
+                     for i in range(0, len(copies), batch_size)]
+            weights = torch.cat(drawn).double().numpy().reshape(k, len(images))
+            total += np.log(np.exp(weights - weights.max()).mean(0)).sum()
+            total += weights.max() * len(images)
+    assert found == pytest.approx(-total / 23 / 192 / math.log(2), rel=1e-6)
+
+
+def test_the_bound_leaves_model_and_random_numbers_alone():
+    model = fresh(HIERARCHY).train()
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    first = importance_weighted_score(model, IMAGES, 3, seed=2)
+    assert torch.equal(torch.rand(3), expected) and model.training
+    assert importance_weighted_score(model, IMAGES, 3, seed=2) == first
+
+
+def test_device_of_a_model():
+    assert device_of(build(HIERARCHY)) == torch.device("cpu")
