@@ -187,7 +187,7 @@ class ModelConfig:
 
     @property
     def rate_ceiling(self) -> float:
-        """Bits per dim that the codes can carry at most: sum of M_l log2 K_l over the dims."""
+        """Bits per dim that the codes can carry at most, the sum of M_l log2 K_l over the dims."""
         pairs = zip(self.pyramid, self.codes_per_layer, strict=True)
         return sum(side**2 * math.log2(K) for side, K in pairs) / self.dims
 

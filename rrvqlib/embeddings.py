@@ -39,14 +39,14 @@ class Codebook(nn.Module):
 
     @property
     def log_variances(self) -> Tensor | None:
-        """(K,), or (K, D) when diagonal, clamped to +-5; None when fixed at variance 1."""
+        """Clamped to +-5; (K,), or (K, D) when diagonal; None when fixed at variance 1."""
         if self.raw_log_variances is None:
             return None
         return self.raw_log_variances.clamp(-MAX_LOG_VARIANCE, MAX_LOG_VARIANCE)
 
     @property
     def log_normaliser(self) -> Tensor:
-        """(K,): log of the determinant under the square root of Eq. (6), without (2 pi)^D.
+        """Log of the determinant under the square root of Eq. (6), without (2 pi)^D; (K,).
 
         The paper prints s^(1/2) whatever the dimension; a density in D dimensions needs s^(D/2).
         """

@@ -18,7 +18,7 @@ def parameters_per_variable(prior: str, codebook: Codebook) -> int:
 
 
 def log_prior(prior: str, parameters: Tensor, codebook: Codebook) -> Tensor:
-    """Log-probabilities of the codes, p(z_l | z_>l).
+    """Log-probabilities of the codes given the layers above, Eq. (3).
 
     Args:
         prior: `embedding`, responsibilities in the codebook of the posterior, Eq. (7);

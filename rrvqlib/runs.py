@@ -52,7 +52,9 @@ CIFAR10_CPU = replace(
     iw_images=100,
 )
 
-CIFAR10_CPU_L32 = replace(CIFAR10_CPU, pyramid=L32, channels=24, steps=2500, eval_every=250)
+CIFAR10_CPU_L32 = replace(
+    CIFAR10_CPU, pyramid=L32, channels=24, lr=8e-3, steps=2200, eval_every=200, save_every=200
+)
 
 # The one-layer models of App. B (32 channels, two blocks, K = D = 16) and App. H.
 

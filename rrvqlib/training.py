@@ -202,7 +202,7 @@ class Trainer:
 
     @property
     def evaluated(self) -> VAE:
-        """The model that is evaluated and kept: the average of the weights, if there is one."""
+        """The model that is evaluated and kept, the average of the weights if there is one."""
         return self.average.module if self.average is not None else self.model
 
     def images_at(self, indices: Tensor) -> Tensor:

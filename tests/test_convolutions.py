@@ -49,9 +49,7 @@ def test_transposed_convolutions_spread_an_input_evenly_around_the_outputs_it_be
     assert reached.mean() == becomes.mean()
 
 
-@pytest.mark.parametrize(
-    ("layer", "dim"), [(conv(3, 5), 0), (up_conv(3, 5), 1), (linear(3, 5), 0)]
-)
+@pytest.mark.parametrize(("layer", "dim"), [(conv(3, 5), 0), (up_conv(3, 5), 1), (linear(3, 5), 0)])
 def test_weight_norm_has_one_gain_for_each_output_channel(layer, dim):
     gain = layer.parametrizations.weight.original0
     assert gain.numel() == 5

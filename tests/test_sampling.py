@@ -147,7 +147,9 @@ def test_straight_through_vectors_are_exactly_codes(temperature, size, seed):
     assert torch.equal(vectors, means[codes])
 
 
-@pytest.mark.parametrize(("draw", "hard"), [(soft_vectors, False), (straight_through_vectors, True)])
+@pytest.mark.parametrize(
+    ("draw", "hard"), [(soft_vectors, False), (straight_through_vectors, True)]
+)
 @EXACT
 @given(temperature=st.floats(0.2, 3), seed=st.integers(0, 10_000))
 def test_values_and_gradients_are_those_of_weights_times_codebook(draw, hard, temperature, seed):

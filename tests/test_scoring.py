@@ -166,8 +166,10 @@ def test_the_bound_is_the_mean_over_images_of_the_log_mean_weight(batch_size):
         for start in range(0, 23, size):
             images = IMAGES[start : start + size]
             copies = torch.cat([images] * k)
-            drawn = [model(copies[i : i + batch_size]).log_weight
-                     for i in range(0, len(copies), batch_size)]
+            drawn = [
+                model(copies[i : i + batch_size]).log_weight
+                for i in range(0, len(copies), batch_size)
+            ]
             weights = torch.cat(drawn).double().numpy().reshape(k, len(images))
             total += np.log(np.exp(weights - weights.max()).mean(0)).sum()
             total += weights.max() * len(images)
