@@ -23,8 +23,11 @@ def parse_sides(text: str) -> Sides:
     """`16*4,8*2,4` -> (16, 16, 16, 16, 8, 8, 4)."""
     sides: list[int] = []
     for part in text.replace(" ", "").split(","):
-        side, _, times = part.partition("*")
-        sides += [int(side)] * int(times or 1)
+        side, star, times = part.partition("*")
+        count = int(times) if star else 1
+        if count < 1:
+            raise ValueError(part)
+        sides += [int(side)] * count
     return tuple(sides)
 
 

@@ -119,6 +119,8 @@ class CodebookAverage(nn.Module):
             dist.all_reduce(counts)
             dist.all_reduce(sums)
             dist.broadcast(candidates, src=0)
+        if not sums.isfinite().all():  # the step is going to be skipped: leave no trace of it
+            return
         self.counts.lerp_(counts, 1 - self.decay)
         self.sums.lerp_(sums, 1 - self.decay)
         if self.learn:

@@ -307,6 +307,7 @@ class Trainer:
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
+        match_layout(self.optimizer)
         self.scheduler.load_state_dict(state["scheduler"])
         progress = state["progress"]
         self.progress = Progress(**{**progress, "window": Window(**progress["window"])})
@@ -363,24 +364,29 @@ class Trainer:
                 bar.update()
                 done = progress.step == config.steps
                 if done or progress.step % config.eval_every == 0:
-                    self.report(log, bar)
+                    valid = self.report(log)
+                    bar.set_postfix_str(f"valid {valid:.3f} bits/dim" if log else "")
                 if done or progress.step % config.save_every == 0 or stop.signum:
                     self.save()
                 if stop.signum and not done:
                     raise Stopped(stop.signum, progress.step)
 
-    def report(self, log: MetricsLog | None, bar: tqdm) -> None:
-        """Evaluate, in the main process alone, and let the plateau schedule know."""
+    def report(self, log: MetricsLog | None) -> float | None:
+        """Evaluate, in the main process alone, and let the plateau schedule know.
+
+        Returns:
+            Bits per dim on validation images; None in helper processes.
+        """
         value = torch.zeros((), device=self.device)
         if log:
             line = self.evaluate()
             log.add(line)
             value += line["valid_bits_per_dim"]
-            bar.set_postfix_str(f"valid {line['valid_bits_per_dim']:.3f} bits/dim")
         if self.config.schedule == "plateau":
             total = self.accelerator.reduce(value, "sum")
             self.scheduler.step(total.item())
         self.accelerator.wait_for_everyone()
+        return value.item() if log else None
 
     def finish(self, label: str = "") -> dict[str, Any]:
         """Write model, results and pictures; return the results."""
@@ -467,6 +473,17 @@ def make_optimizer(model: VAE, config: RunConfig) -> torch.optim.Optimizer:
     if config.optimizer == "adam":
         return torch.optim.Adam(groups, fused=True)
     return torch.optim.Adamax(groups, foreach=True)
+
+
+def match_layout(optimizer: torch.optim.Optimizer) -> None:
+    """Give restored states the memory layout of their parameters.
+
+    Files keep one layout; fused optimisers take it for granted that a weight and its state agree.
+    """
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def make_scheduler(optimizer: torch.optim.Optimizer, config: RunConfig) -> Any:

@@ -29,7 +29,9 @@ def test_parse_sides_by_example():
     assert len(L32) == 32
 
 
-@pytest.mark.parametrize("text", ["", "16,", "a", "16*b", "16x4", "1.5", "16**2"])
+@pytest.mark.parametrize(
+    "text", ["", "16,", "a", "16*", "16*b", "16*0", "16*-1,8", "16x4", "1.5", "16**2"]
+)
 def test_parse_sides_refuses_what_is_not_whole_numbers(text):
     with pytest.raises(ValueError):
         parse_sides(text)

@@ -1,0 +1,315 @@
+"""The training loop: resumed against unbroken, skipped steps, schedules, the run folder."""
+
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_runs import SMALL_FILES, TINY, VQVAE, write_images
+
+from rrvqlib import data, training
+from rrvqlib.checkpoint import CHECKPOINT, load_model, load_state
+from rrvqlib.configs import RunConfig
+from rrvqlib.errors import UserError
+from rrvqlib.models import build
+from rrvqlib.training import (
+    Trainer,
+    batch_indices,
+    kl_weight_at,
+    lr_factor_at,
+    make_optimizer,
+    temperature_at,
+    train,
+)
+
+KINDS = {
+    "cosine": {},
+    "plateau": {"schedule": "plateau", "lr_warmup": 0, "plateau_patience": 1},
+    "vqvae": VQVAE,
+    "gaussian": {"latent": "gaussian"},
+    "adam, no average": {"optimizer": "adam", "ema": 0.0, "lr": 1e-3},
+    "accumulated": {"grad_accumulation": 2, "sample": "soft"},
+}
+
+
+@pytest.fixture
+def images(tmp_path):
+    return write_images(tmp_path / "images.npz")
+
+
+def trainer(config, out):
+    out.mkdir(exist_ok=True)
+    splits = data.load(config.dataset, image_size=config.image_size)
+    return Trainer(config, splits, out, "tiny")
+
+
+def metrics(folder):
+    lines = [json.loads(text) for text in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
+
+
+def weights(folder):
+    return {k: v for k, v in load_state(folder / CHECKPOINT)["model"].items()}
+
+
+def assert_same_run(one, other):
+    assert metrics(one) == metrics(other)
+    a, b = weights(one), weights(other)
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
+def test_a_resumed_run_equals_an_unbroken_one(kind, images, tmp_path):
+    config = replace(TINY, dataset=images, **kind)
+    trainer(config, tmp_path / "unbroken").run(show_progress=False)
+    broken = trainer(config, tmp_path / "broken")
+    for _ in range(7):  # past a checkpoint (6) and an evaluation (4): both must be repeated
+        broken.step()
+        if broken.progress.step == 4:
+            broken.report(training.MetricsLog(broken.out, 0))
+        if broken.progress.step == 6:
+            broken.save()
+    again = trainer(config, tmp_path / "broken")
+    again.resume()
+    assert again.progress.step == 6
+    again.run(show_progress=False)
+    assert_same_run(tmp_path / "unbroken", tmp_path / "broken")
+
+
+def start(images, out, *more):
+    command = [sys.executable, "-m", "rrvqlib.train", "--dataset", images, "--out", str(out)]
+    return subprocess.Popen(
+        [*command, *SMALL_FILES, "--steps", "60", "--eval_every", "30", "--save_every", "1",
+         *more],
+        stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+
+
+def wait_for_file(path, process, seconds=60):
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_run_stopped_by_a_signal_goes_on_as_if_nothing_had_happened(signum, images, tmp_path):
+    out = tmp_path / "stopped"
+    process = start(images, out)
+    wait_for_file(out / CHECKPOINT, process)
+    time.sleep(random.Random(int(signum)).uniform(0.0, 0.3))
+    process.send_signal(signum)
+    _, errors = process.communicate(timeout=60)
+    state = load_state(out / CHECKPOINT)  # whole, at whatever moment the signal came
+    assert 0 < state["progress"]["step"] < 60
+    if signum != signal.SIGKILL:
+        assert process.returncode == 128 + signum
+        assert "saved" in errors and "--resume" in errors and "Traceback" not in errors
+    process = start(images, out, "--resume")
+    assert process.wait(timeout=120) == 0
+    config = RunConfig(**{**state["config"], "dataset": images})
+    trainer(config, tmp_path / "unbroken").run(show_progress=False)
+    assert_same_run(tmp_path / "unbroken", out)
+
+
+def test_the_run_folder_keeps_its_contract(images, tmp_path):
+    out = tmp_path / "run"
+    config = replace(TINY, dataset=images)
+    out.mkdir()
+    returned = train(config, out, "tiny", show_progress=False)
+    run = json.loads((out / "run.json").read_text())
+    assert {"run", "settings", "seed", "dataset", "split_sizes", "versions", "hardware",
+            "wall_seconds", "images_seen"} <= run.keys()  # fmt: skip
+    assert run["images_seen"] == 12 * 8 and run["split_sizes"] == {
+        "train": 36, "valid": 4, "test": 12}  # fmt: skip
+    assert RunConfig(**run["settings"]) == config
+    results = json.loads((out / "results.json").read_text())
+    assert results == returned
+    assert {"test_bits_per_dim", "test_bits_per_dim_se", "train_bits_per_dim", "iw_bits_per_dim",
+            "iw_k", "n_test", "kl_bits_per_dim", "perplexity"} <= results.keys()  # fmt: skip
+    assert len(results["kl_bits_per_dim"]) == len(results["perplexity"]) == 2
+    assert results["n_test"] == 12 and results["iw_k"] == 2
+    lines = metrics(out)
+    assert [line["step"] for line in lines] == [4, 8, 12]
+    assert {"grad_norm", "largest_layer_kl", "skipped_steps"} <= lines[0].keys()
+    assert Image.open(out / "samples.png").size == (8 * 10 - 2, 8 * 10 - 2)
+    assert Image.open(out / "reconstructions.png").width == 8 * 10 - 2
+    assert list((out / "tensorboard").glob("events*"))
+    assert load_model(out).config == config.model_config
+    for path in out.iterdir():
+        assert path.is_dir() or path.stat().st_mode & 0o044 == 0o044, path
+    assert train(config, out, "tiny", resume=True, show_progress=False) == results
+
+
+def test_layer_one_comes_first(images, tmp_path):
+    """A layer with one code can carry nothing: it shows where a list puts it."""
+    config = replace(TINY, dataset=images, codes=(1, 4))
+    run = trainer(config, tmp_path / "run")
+    run.run(show_progress=False)
+    assert metrics(tmp_path / "run")[-1]["kl_bits_per_dim"][0] == pytest.approx(0, abs=1e-9)
+    assert metrics(tmp_path / "run")[-1]["perplexity"][0] == pytest.approx(1)
+    assert metrics(tmp_path / "run")[-1]["perplexity"][1] > 1
+
+
+@pytest.mark.parametrize("kind", ["hierarchy", "vqvae"])
+def test_a_step_with_nan_is_skipped_and_leaves_no_trace(kind, images, tmp_path, monkeypatch):
+    config = replace(TINY, dataset=images, **(VQVAE if kind == "vqvae" else {}))
+    run = trainer(config, tmp_path / "run")
+    run.step()
+    before = {k: v.clone() for k, v in run.model.state_dict().items()}
+    original = training.training_loss
+    monkeypatch.setattr(training, "training_loss", lambda *a: original(*a) * math.nan)
+    run.step()
+    assert run.progress.skipped == run.progress.skipped_in_a_row == 1
+    for name, value in run.model.state_dict().items():
+        if ".average." not in name and "codebook.means" not in name:
+            assert torch.equal(value, before[name]), name
+        assert value.isfinite().all()
+    monkeypatch.setattr(training, "training_loss", original)
+    run.step()
+    assert run.progress.skipped == 1 and run.progress.skipped_in_a_row == 0
+
+
+def test_nan_features_do_not_poison_the_codebook_averages(images, tmp_path):
+    run = trainer(replace(TINY, dataset=images, **VQVAE), tmp_path / "run")
+    average, codebook = run.model.latent.average, run.model.latent.codebook
+    before = average.sums.clone()
+    features = torch.full((6, 3), math.nan)
+    average.update(codebook, features, torch.zeros(6, dtype=torch.long))
+    assert torch.equal(average.sums, before) and codebook.means.isfinite().all()
+
+
+def test_training_that_stays_broken_ends_with_a_message_and_good_weights(
+    images, tmp_path, monkeypatch
+):
+    run = trainer(replace(TINY, dataset=images, max_skipped=3), tmp_path / "run")
+    run.step()
+    monkeypatch.setattr(training, "training_loss", lambda *a: torch.tensor(math.nan) * next(
+        run.model.parameters()).sum())  # fmt: skip
+    with pytest.raises(UserError, match="3 steps in a row.*--lr"):
+        for _ in range(10):
+            run.step()
+    assert run.progress.step == 4
+    assert all(w.isfinite().all() for w in weights(tmp_path / "run").values())
+
+
+def test_the_skip_threshold_follows_the_norms_and_cannot_lock_up(images, tmp_path):
+    run = trainer(replace(TINY, dataset=images), tmp_path / "run")
+    for norm in [1.0] * 20:
+        run.finish_step(1.0, norm, 0.0)
+    assert run.progress.skipped == 0
+    for norm in [100.0] * 80:  # a new regime: first skipped, then accepted
+        run.finish_step(1.0, norm, 0.0)
+    assert 0 < run.progress.skipped < 60
+    assert run.progress.skipped_in_a_row == 0
+
+
+def test_every_image_is_seen_once_an_epoch():
+    config = replace(TINY, batch_size=5)
+    seen = torch.cat([batch_indices(step, 40, config) for step in range(8)])
+    assert sorted(seen.tolist()) == list(range(40))
+    following = torch.cat([batch_indices(step, 40, config) for step in range(8, 16)])
+    assert sorted(following.tolist()) == list(range(40))
+    assert following.tolist() != seen.tolist()
+
+
+def test_a_set_smaller_than_a_batch_is_repeated():
+    indices = batch_indices(3, 3, replace(TINY, batch_size=8))
+    assert len(indices) == 8 and sorted(set(indices.tolist())) == [0, 1, 2]
+
+
+def test_schedules_start_and_end_where_they_should():
+    config = replace(TINY, steps=100, temperature=1.0, temperature_end=0.25, lr_warmup=10,
+                     lr=1e-2, lr_min=1e-4, kl_warmup=0.5)  # fmt: skip
+    assert temperature_at(0, config) == 1.0
+    assert temperature_at(50, config) == pytest.approx(0.5)
+    assert temperature_at(100, config) == pytest.approx(0.25)
+    linear = replace(config, temperature_schedule="linear", temperature_fraction=0.5)
+    assert temperature_at(25, linear) == pytest.approx(0.625)
+    assert temperature_at(80, linear) == pytest.approx(0.25)
+    assert temperature_at(80, replace(config, temperature_schedule="constant")) == 1.0
+    assert lr_factor_at(0, config) == pytest.approx(0.1)
+    assert lr_factor_at(100, config) == pytest.approx(1e-2)
+    assert lr_factor_at(50, config) == pytest.approx((1 + 1e-2) / 2)
+    assert kl_weight_at(0, config) == pytest.approx(1 / 50)
+    assert kl_weight_at(49, config) == kl_weight_at(99, config) == 1.0
+    assert kl_weight_at(0, replace(config, kl_warmup=0.0)) == 1.0
+
+
+def test_the_average_of_the_weights_equals_a_numpy_loop(images, tmp_path):
+    run = trainer(replace(TINY, dataset=images, ema=0.9), tmp_path / "run")
+    name = "bottom_up.enc.0.0.bias"
+    expected = None
+    for _ in range(6):
+        run.step()
+        current = run.model.get_parameter(name).detach().numpy().copy()
+        if expected is None:
+            expected, count = current, 0  # the first update copies
+        else:
+            count += 1
+            decay = min(0.9, (1 + count) / (10 + count))
+            expected = decay * expected + (1 - decay) * current
+    found = run.average.module.get_parameter(name).detach().numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "kind", [{}, VQVAE, {"latent": "gaussian"}, {**VQVAE, "codebook_update": "loss"}]
+)
+def test_every_parameter_learns_at_one_of_two_rates(kind):
+    config = replace(TINY, lr=1e-3, codebook_lr_factor=7.0, **kind)
+    model = build(config.model_config)
+    optimizer = make_optimizer(model, config)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert len(rates) == sum(len(group["params"]) for group in optimizer.param_groups)
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            assert id(parameter) not in rates
+        elif "codebook" in name or "log_scale" in name:
+            assert rates[id(parameter)] == pytest.approx(7e-3), name
+        else:
+            assert rates[id(parameter)] == pytest.approx(1e-3), name
+
+
+def test_a_checkpoint_of_other_settings_is_refused(images, tmp_path):
+    config = replace(TINY, dataset=images)
+    run = trainer(config, tmp_path / "run")
+    run.step()
+    run.save()
+    for change in ({"lr": 1e-3}, {"channels": 6}, {"seed": 1}, {"steps": 13}):
+        with pytest.raises(UserError, match=f"--{next(iter(change))}"):
+            trainer(replace(config, **change), tmp_path / "run").resume()
+    trainer(replace(config, save_every=5), tmp_path / "run").resume()  # changes no number
+
+
+def test_training_lowers_the_score(images, tmp_path):
+    config = replace(TINY, dataset=images, steps=120, eval_every=20, channels=8, code_size=8)
+    trainer(config, tmp_path / "run").run(show_progress=False)
+    lines = metrics(tmp_path / "run")
+    assert lines[-1]["valid_bits_per_dim"] < lines[0]["valid_bits_per_dim"] - 0.1
+
+
+@pytest.mark.skipif(os.environ.get("RRVQ_SLOW") != "1", reason="minutes long; set RRVQ_SLOW=1")
+def test_the_paper_s_32_layers_of_256_channels_take_steps(tmp_path):
+    from rrvqlib.runs import RUNS
+
+    config = replace(
+        RUNS["cifar10-l32-paper"].config, dataset="photos", steps=2, batch_size=2, device="cpu"
+    )
+    run = trainer(config, tmp_path)
+    run.step()
+    run.step()
+    assert run.progress.skipped == 0
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in run.model.parameters())
