@@ -2,41 +2,64 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import tempfile
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from rrvqlib.configs import ModelConfig
 from rrvqlib.errors import UserError
-from rrvqlib.models import MODELS, VAE
+from rrvqlib.models import VAE, build
 
 CHECKPOINT = "checkpoint.safetensors"
+UNFINISHED = ".unfinished-"  # begins the names of files that are being written
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn the operating system's errors into one that names `path` and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        remedy = "choose another path"
+        if error.errno in DISK_FULL:
+            remedy = "free some disk space and try again (a training goes on with --resume)"
+        reason = error.strerror or error
+        raise UserError(f"cannot write {path} ({reason}); {remedy}") from None
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Call `write` with a temporary path beside `path`, then put the result in its place.
 
     A kill or a full disk leaves the old file, if there was one, untouched.
+
+    Raises:
+        UserError: the file cannot be written; the message names it.
     """
-    handle, temporary = tempfile.mkstemp(
-        dir=path.parent, prefix="." + path.stem, suffix=path.suffix
-    )
-    os.close(handle)
-    try:
-        write(Path(temporary))
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    with writing(path):
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=UNFINISHED, suffix=path.suffix)
+        os.close(handle)
+        try:
+            write(Path(temporary))
+            with open(temporary, "rb") as written:
+                os.fsync(written.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        finally:
+            Path(temporary).unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -51,8 +74,38 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except FileNotFoundError:
         raise UserError(f"{path} is missing; is {path.parent} the folder of a run?") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise UserError(f"{path} is damaged ({error}); train again or copy it anew") from None
+
+
+def read_settings(kind: type, values: Any, path: Path) -> Any:
+    """A dataclass of settings from the JSON of a run folder.
+
+    Args:
+        kind: ModelConfig or RunConfig.
+        values: what the file holds.
+        path: of the file, for the message.
+
+    Raises:
+        UserError: a setting is unknown, of the wrong type or out of range.
+    """
+    checks = {
+        "int": lambda value: type(value) is int,
+        "float": lambda value: type(value) in (int, float),
+        "bool": lambda value: type(value) is bool,
+        "str": lambda value: type(value) is str,
+        "Sides": lambda value: type(value) is list and all(type(v) is int for v in value),
+    }
+    try:
+        for f in fields(kind):
+            if f.name in values and not checks[f.type](values[f.name]):
+                raise TypeError(f"{f.name} is {values[f.name]!r}")
+        return kind(**values)
+    except (TypeError, UserError) as error:
+        raise UserError(
+            f"{path} does not describe a {'model' if kind is ModelConfig else 'run'} ({error});"
+            " copy it anew, or train again"
+        ) from None
 
 
 def flatten(tree: Any, prefix: str, tensors: dict[str, Tensor]) -> Any:
@@ -81,12 +134,23 @@ def unflatten(tree: Any, tensors: dict[str, Tensor]) -> Any:
     return content
 
 
+def checksum(tree: str, tensors: dict[str, Tensor]) -> str:
+    """CRC-32 of everything in a checkpoint; safetensors has none, and a disk may flip bits."""
+    total = zlib.crc32(tree.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        total = zlib.crc32(f"{name}{tensor.dtype}{list(tensor.shape)}".encode(), total)
+        total = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy(), total)
+    return f"{total:08x}"
+
+
 def save_state(path: Path, state: dict[str, Any]) -> None:
     """Write nested dicts of tensors and plain values as one safetensors file with JSON inside."""
     tensors: dict[str, Tensor] = {}
     tree = json.dumps(flatten(state, "", tensors))
-    # Through bytes, so that a full disk is an OSError that names the file.
-    write_atomically(path, lambda temporary: temporary.write_bytes(save(tensors, {"tree": tree})))
+    metadata = {"tree": tree, "crc32": checksum(tree, tensors)}
+    # Through bytes: safetensors' own writer hides the operating system's error.
+    write_atomically(path, lambda temporary: temporary.write_bytes(save(tensors, metadata)))
 
 
 def load_state(path: Path) -> dict[str, Any]:
@@ -98,32 +162,40 @@ def load_state(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            tree = json.loads(file.metadata()["tree"])
-        return unflatten(tree, tensors)
+            metadata = file.metadata()
+        tree = metadata["tree"]
+        # Checkpoints of earlier versions have no checksum.
+        if metadata.get("crc32", checksum(tree, tensors)) != checksum(tree, tensors):
+            raise ValueError("its checksum is wrong")
+        return unflatten(json.loads(tree), tensors)
     except FileNotFoundError:
         raise UserError(
             f"{path} is missing: there is nothing to resume; train without --resume"
         ) from None
-    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+    except (SafetensorError, LookupError, TypeError, ValueError, AttributeError, OSError) as error:
         raise UserError(
-            f"{path} is damaged ({error}); delete it and train anew, or copy it again"
+            f"{path} is damaged or no checkpoint ({error}); delete it and train anew, or copy it"
+            " again"
         ) from None
 
 
 def save_model(model: VAE, directory: Path) -> None:
     """Write config.json and model.safetensors as `save_pretrained` does, but each atomically."""
-    with tempfile.TemporaryDirectory(dir=directory, prefix=".model") as temporary:
+    with (
+        writing(directory),
+        tempfile.TemporaryDirectory(dir=directory, prefix=UNFINISHED) as temporary,
+    ):
         try:
             model.save_pretrained(temporary)
         except SafetensorError as error:  # hides the operating system's own error
             raise UserError(
-                f"cannot write the weights to {directory} ({error}); free some disk space"
+                f"cannot write the weights to {directory} ({error}); free some disk space and try"
+                " again (a training goes on with --resume)"
             ) from None
-        for file in sorted(
-            Path(temporary).glob("[!R]*")
-        ):  # no README.md: a run is not a model card
+        for name in ("config.json", "model.safetensors"):  # no README.md: not a model card
+            file = Path(temporary) / name
             os.chmod(file, 0o644)
-            os.replace(file, directory / file.name)
+            os.replace(file, directory / name)
 
 
 def load_model(directory: str | Path) -> VAE:
@@ -133,23 +205,25 @@ def load_model(directory: str | Path) -> VAE:
         UserError: a file is missing, damaged, or does not fit the other.
     """
     directory = Path(directory)
-    values = read_json(directory / "config.json")
-    try:
-        config = ModelConfig(**values)
-    except TypeError as error:
-        raise UserError(f"{directory / 'config.json'} does not describe a model: {error}") from None
+    path = directory / "config.json"
+    config = read_settings(ModelConfig, read_json(path), path)
     weights = directory / "model.safetensors"
     if not weights.exists():
         raise UserError(f"{weights} is missing; train the run again, or copy the file beside it")
     try:
-        return MODELS[config.model].from_pretrained(str(directory)).eval()
+        # As `from_pretrained` does, but that would also take a file that lacks some weights.
+        model = build(config)
+        model.load_state_dict(load_file(weights), strict=True)
     except (SafetensorError, RuntimeError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{weights} is damaged or not of this model ({reason})") from None
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{weights} is damaged or not of this model ({reason}); copy it anew, or train again"
+        ) from None
+    return model.eval()
 
 
 def prepare_directory(directory: Path) -> None:
-    """Make the folder and check that files can be written there.
+    """Make the folder, check that files can be written there, and clear what a kill left over.
 
     Raises:
         UserError: they cannot.
@@ -162,3 +236,8 @@ def prepare_directory(directory: Path) -> None:
         raise UserError(
             f"cannot write to {directory} ({error.strerror}); choose another --out"
         ) from None
+    for path in directory.glob(UNFINISHED + "*"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,185 @@
+"""Worst-case entropies against torch and NumPy; sympy's checkers refuse what is wrong."""
+
+import json
+import math
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sympy as sp
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rrvqlib import theory
+from rrvqlib.theory import assert_decreasing, assert_identity, assert_series
+
+x, g, n = sp.symbols("x g n", positive=True)
+H = sp.log(1 + x) + x * g / (1 + x)
+HALF = sp.Rational(1, 2)
+CHAPTER = Path(__file__).parent.parent / "book" / "05-entropy-theorems.ipynb"
+
+
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(st.floats(0, 60), st.integers(2, 300), st.integers(1, 20))
+def test_worst_case_entropy_equals_that_of_torch(gap, codes, near):
+    near = min(near, codes - 1)
+    logits = torch.zeros(codes, dtype=torch.float64)
+    logits[:near] = gap
+    expected = torch.distributions.Categorical(logits=logits).entropy().item()
+    found = theory.worst_case_entropy(gap, codes, near)
+    assert found == pytest.approx(expected, rel=1e-6, abs=1e-13)
+
+
+@settings(derandomize=True, deadline=None, max_examples=40)
+@given(st.lists(st.floats(-8, 8), min_size=2, max_size=12))
+def test_entropy_of_logits_equals_the_sum(values):
+    p = np.exp(np.array(values) - max(values))
+    p /= p.sum()
+    found = theory.entropy(torch.tensor(values, dtype=torch.float64)).item()
+    assert found == pytest.approx(-(p * np.log(p)).sum(), rel=1e-9, abs=1e-12)
+
+
+def test_entropy_is_right_where_the_naive_sum_is_zero_or_nan():
+    for gap in (50.0, 300.0, 700.0):
+        logits = torch.tensor([0.0] + [-gap] * 255, dtype=torch.float64)
+        expected = 255 * (1 + gap) * math.exp(-gap)
+        assert theory.entropy(logits).item() == pytest.approx(expected, rel=1e-9)
+        assert theory.worst_case_entropy(gap, 256) == pytest.approx(expected, rel=1e-9)
+
+
+def test_first_order_is_the_limit_and_overshoots_by_the_stated_amount():
+    for codes, gap in [(2, 12.0), (16, 12.0), (256, 14.0)]:
+        x_value = (codes - 1) * math.exp(-gap)
+        error = theory.first_order_entropy(gap, codes) - theory.worst_case_entropy(gap, codes)
+        assert error == pytest.approx(x_value**2 * (0.5 + gap), rel=2e-3)
+
+
+def test_both_theorems_are_one_function():
+    d, delta = 7.0, 0.8
+    logits = -0.5 * torch.tensor([d] + [d + delta] * 15, dtype=torch.float64).square()
+    gap = theory.rvq_log_ratio(d, delta)
+    assert theory.entropy(logits).item() == pytest.approx(theory.worst_case_entropy(gap, 16))
+    softmax = torch.tensor([3.0 + gap] + [3.0] * 15, dtype=torch.float64)
+    assert theory.entropy(softmax).item() == pytest.approx(theory.worst_case_entropy(gap, 16))
+    shared = theory.rvq_log_ratio(d, delta, variance=2.0)
+    assert theory.entropy(logits / 2).item() == pytest.approx(theory.worst_case_entropy(shared, 16))
+
+
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(st.floats(0.05, 0.98), st.floats(-1, 3), st.floats(0.01, 40))
+def test_the_crossover_separates_where_rvq_has_more_entropy(separation, offset, step):
+    crossing = theory.crossover_distance(separation, offset)
+    for distance, higher in [(crossing + step, True), (crossing - step, False)]:
+        rvq, softmax = theory.rvq_log_ratio(distance, separation), distance - offset
+        if min(rvq, softmax) < 0 or abs(rvq - softmax) < 1e-9 or max(rvq, softmax) > 600:
+            continue
+        more = theory.worst_case_entropy(rvq, 16) > theory.worst_case_entropy(softmax, 16)
+        assert more == higher or abs(rvq - softmax) * min(rvq, softmax) < 1e-9
+
+
+def test_there_is_no_crossover_at_separation_one():
+    with pytest.raises(ValueError, match="below 1"):
+        theory.crossover_distance(1.0)
+
+
+@pytest.mark.parametrize("reading", ["centre", "nearest", "ray"])
+def test_first_coordinates_stand_for_whole_codebooks(reading):
+    """Whole codebooks of few codes in few dimensions, distances measured in the open."""
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randn(20_000, 8, 4, generator=generator, dtype=torch.float64)
+    codes /= 2 * codes.norm(dim=-1, keepdim=True)
+    embedding = torch.zeros(20_000, 1, 4, dtype=torch.float64)
+    if reading == "ray":
+        codes[:, 0] = torch.tensor([0.5, 0, 0, 0], dtype=torch.float64)
+        embedding[..., 0] = 0.5 + 6.0
+    elif reading == "centre":
+        embedding[..., 0] = 6.0
+    else:  # bisection for the point of the axis whose nearest code is at 6
+        low, high = torch.zeros(20_000), torch.full((20_000,), 10.0)
+        for _ in range(50):
+            middle = (low + high) / 2
+            embedding[:, 0, 0] = middle
+            close = (codes - embedding).norm(dim=-1).min(1).values < 6.0
+            low, high = torch.where(close, middle, low), torch.where(close, high, middle)
+    slow = theory.entropy(-(codes - embedding).square().sum(-1) / 2)
+    fast = theory.random_codebook_entropies(theory.first_coordinates(20_000, 8, 4), 6.0, reading)
+    error = (slow.var() / 20_000 + fast.var() / 20_000).sqrt()
+    assert abs(slow.mean() - fast.mean()) < 4 * error
+
+
+def test_first_coordinates_have_the_variance_of_a_sphere():
+    t = theory.first_coordinates(2_000, 256, 32)
+    assert t.var().item() == pytest.approx(1 / 32, rel=0.01)
+    assert t.abs().max() <= 1
+
+
+def test_the_checkers_prove_what_is_true():
+    assert_series(H, x * (1 + g), -(x**2) * (HALF + g), x, order=2)
+    assert_identity(sp.log(n * sp.exp(-g)), sp.log(n) - g)
+    slope = -g * n * sp.exp(-g) / (1 + n * sp.exp(-g)) ** 2
+    assert_decreasing(H.subs(x, n * sp.exp(-g)), slope, g)
+
+
+@pytest.mark.parametrize(
+    ("expansion", "remainder"),
+    [
+        (x * (1 - g), -(x**2) * (HALF + g)),  # a sign
+        (2 * x * (1 + g), -(x**2) * (HALF + g)),  # a factor
+        (x, -(x**2) * (HALF + g)),  # a missing term
+        (x * (1 + g), -(x**2)),  # the remainder as the paper prints it: no g
+        (x * (1 + g), x**2 * (HALF + g)),  # the remainder's sign
+        (x * (1 + g), 0 * x),  # no claim at all
+        (x * (1 + g) - x**2 * (HALF + g), -(x**2) * (HALF + g)),  # a superfluous term
+    ],
+)
+def test_the_series_checker_refuses(expansion, remainder):
+    with pytest.raises(AssertionError):
+        assert_series(H, expansion, remainder, x, order=2)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        sp.log(1 + x) - x * g / (1 + x),  # a sign
+        sp.log(1 + x) + 2 * x * g / (1 + x),  # a factor
+        sp.log(1 + x),  # a missing term
+        sp.log(1 + x) + x * g,  # a missing denominator
+    ],
+)
+def test_the_identity_checker_refuses(wrong):
+    assert_identity(H, H.subs(x, x))
+    with pytest.raises(AssertionError, match="not an identity"):
+        assert_identity(H, wrong)
+
+
+def test_the_monotonicity_checker_refuses_a_wrong_derivative_and_a_wrong_sign():
+    with pytest.raises(AssertionError):
+        assert_decreasing(sp.exp(-g), -2 * sp.exp(-g), g)
+    with pytest.raises(AssertionError):
+        assert_decreasing(sp.exp(g), sp.exp(g), g)
+
+
+def test_the_counts_of_the_errata():
+    assert 8 * (16**2 + 8**2 + 4**2 + 2**2) == 2720
+    assert 256 * 7 + 64 * 6 + 16 * 5 + 4 * 4 + 3 == 2275
+    assert round(64 * 64 * 3 * 8 / 2275, 1) == 43.2 and round(2275 / 8, 1) == 284.4
+    assert math.ceil(math.log(8e-4 / 5e-5) / math.log(1 / 0.8)) * 20 == 260
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+def test_the_interactive_figure_computes_what_the_library_does():
+    text = "".join("".join(cell["source"]) for cell in json.loads(CHAPTER.read_text())["cells"])
+    maths = text.split("// entropy-maths")[1].split("// end of entropy-maths")[0]
+    cases = [(d, delta, near, far) for d in (0, 3, 12, 40) for delta in (0.2, 1, 3)
+             for near, far in ((1, 1), (0.5, 2), (2, 0.5))]  # fmt: skip
+    script = maths + f"console.log(JSON.stringify({json.dumps(cases)}.map(c => entropyOf(" \
+        "logRatio(c[0], c[1], 32, c[2], c[3]), 256))))"  # fmt: skip
+    run = subprocess.run(["node", "-e", script], capture_output=True, text=True, check=True)
+    for (d, delta, near, far), found in zip(cases, json.loads(run.stdout), strict=True):
+        distances = torch.tensor([d] + [d + delta] * 255, dtype=torch.float64)
+        variances = torch.tensor([near] + [far] * 255, dtype=torch.float64)
+        logits = -distances.square() / (2 * variances) - 16 * variances.log()
+        assert found == pytest.approx(theory.entropy(logits).item(), rel=1e-8)
