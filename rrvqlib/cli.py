@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -84,7 +83,7 @@ def add_run_arguments(parser: argparse.ArgumentParser, with_data: bool) -> None:
             " or npz:PATH (default: what the run was trained on)",
         )
         parser.add_argument(
-            "--data_dir", default="data", help="where downloaded data sets are kept (default: data)"
+            "--data_dir", help="where downloaded data sets are kept (default: as in training)"
         )
         parser.add_argument(
             "--split",
@@ -100,12 +99,13 @@ def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None
         main(argv)
     except UserError as error:
         fail(str(error))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            fail(f"the disk is full ({error.filename or error}); free some space, then go on")
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR):
-            fail(f"cannot write or read {error.filename}: {error.strerror}; choose another path")
-        raise
+        if error.filename is None:
+            raise
+        fail(f"cannot read or write {error.filename}: {error.strerror}; choose another path")
 
 
 def fail(message: str) -> None:

@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rrvqlib.configs import NamedRun, RunConfig
 from rrvqlib.elbo import training_loss
+from rrvqlib.errors import UserError
 from rrvqlib.models import build
 
 # Per parameter: weight, gradient, two AdaMax states and the average, in float32.
@@ -41,7 +42,12 @@ def estimate(config: RunConfig) -> Cost:
     """Build the model and time a few training passes on random images.
 
     Optimiser steps and evaluations come on top, about a tenth.
+
+    Raises:
+        UserError: the device is not there.
     """
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch finds no GPU here; use --device cpu")
     use_cuda = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
     device = torch.device("cuda" if use_cuda else "cpu")
     model = build(config.model_config).to(device)

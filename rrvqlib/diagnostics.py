@@ -51,12 +51,17 @@ def layers(config: RunConfig, metrics: list, last: dict) -> list[str]:
                 f"layer {layer} has collapsed: {nats:.4f} nats per latent variable. Layers above or"
                 " below do its work; try --free_nats, a longer --kl_warmup or fewer layers"
             )
-        elif config.latent == "codebook" and nats > 0.95 * math.log(K):
+        elif learns_rate(config) and nats > 0.95 * math.log(K):
             texts.append(
                 f"layer {layer} is full: {nats:.2f} of at most {math.log(K):.2f} nats per latent"
                 " variable. More layers at this scale, or more --codes, would lower the score"
             )
     return texts
+
+
+def learns_rate(config: RunConfig) -> bool:
+    """Whether the KL of its categorical latents is learnt: a VQ-VAE pays log K come what may."""
+    return config.latent == "codebook" and config.model in ("hierarchy", "relaxed-vqvae")
 
 
 def hot_temperature(config: RunConfig, metrics: list, last: dict) -> list[str]:

@@ -19,13 +19,15 @@ def make_parser() -> argparse.ArgumentParser:
         " importance-weighted bound.",
     )
     cli.add_run_arguments(parser, with_data=True)
-    parser.add_argument("--limit", type=int, default=0, help="only the first images (default: all)")
+    parser.add_argument(
+        "--limit", type=int, default=0, help="only the first images (default: 0, all)"
+    )
     parser.add_argument(
         "--iw_k",
         type=int,
         default=0,
         metavar="K",
-        help="samples per image of the importance-weighted bound (default: none)",
+        help="samples per image of the importance-weighted bound (default: 0, none)",
     )
     parser.add_argument(
         "--iw_images", type=int, default=500, help="first images it is computed on (default: 500)"
@@ -37,9 +39,9 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
-    for name in ("limit", "iw_k", "iw_images", "batch_size"):
-        if getattr(args, name) < (name == "batch_size"):
-            raise UserError(f"--{name} {getattr(args, name)}: must not be negative or nothing")
+    for name, least in {"limit": 0, "iw_k": 0, "iw_images": 1, "batch_size": 1}.items():
+        if getattr(args, name) < least:
+            raise UserError(f"--{name} {getattr(args, name)}: must be at least {least}")
     from rrvqlib.run_folder import open_images, open_model
     from rrvqlib.scoring import importance_weighted_score, score
 

@@ -10,24 +10,44 @@ from typing import Any
 import torch
 
 from rrvqlib import data
-from rrvqlib.checkpoint import load_model, read_json
+from rrvqlib.checkpoint import load_model, read_json, read_settings
 from rrvqlib.configs import RunConfig
 from rrvqlib.errors import UserError
 from rrvqlib.models import VAE
+
+# What the readers of `metrics.jsonl` rely on.
+METRICS = {
+    "step": int,
+    "temperature": (int, float),
+    "train_loss_bits_per_dim": (int, float),
+    "valid_bits_per_dim": (int, float),
+    "valid_bits_per_dim_se": (int, float),
+    "kl_bits_per_dim": list,
+    "perplexity": (list, type(None)),
+    "grad_norm": (int, float),
+    "largest_layer_kl": (int, float),
+    "skipped_steps": int,
+}
 
 
 def open_model(args: argparse.Namespace) -> VAE:
     """The run's model on the device that was asked for."""
     if args.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: torch finds no GPU here; use --device cpu")
+    if not 0 <= args.seed < 2**63:
+        raise UserError(f"--seed {args.seed}: must be 0 or more and below 2^63")
     use_cuda = args.device != "cpu" and torch.cuda.is_available()
     return load_model(args.dir).to("cuda" if use_cuda else "cpu")
 
 
 def open_images(args: argparse.Namespace, model: VAE) -> tuple[torch.Tensor, str]:
     """uint8 images of the split that was asked for, and what they are."""
-    dataset = args.dataset or read_config(args.dir).dataset
-    splits = data.load(dataset, args.data_dir, model.config.image_size)
+    if args.dataset:
+        dataset, data_dir = args.dataset, args.data_dir or "data"
+    else:
+        config = read_config(args.dir)
+        dataset, data_dir = config.dataset, args.data_dir or config.data_dir
+    splits = data.load(dataset, data_dir, model.config.image_size)
     return splits[args.split], f"{splits.name}, {args.split}"
 
 
@@ -38,12 +58,20 @@ def read_metrics(directory: Path) -> list[dict[str, Any]]:
         UserError: the file is missing or damaged.
     """
     path = directory / "metrics.jsonl"
+    lines = []
     try:
-        return [json.loads(line) for line in path.read_text().splitlines()]
+        for text in path.read_text().splitlines():
+            line = json.loads(text)
+            for name, kind in METRICS.items():
+                if not isinstance(line[name], kind):
+                    raise TypeError(f"{name} is {line[name]!r}")
+            lines.append(line)
     except FileNotFoundError:
         raise UserError(f"{path} is missing; is {directory} the folder of a run?") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is damaged ({error}); delete its last line") from None
+    except (ValueError, TypeError, KeyError, OSError, RecursionError) as error:
+        where = f"line {len(lines) + 1}"
+        raise UserError(f"{path} is damaged ({where}: {error}); delete that line") from None
+    return lines
 
 
 def read_config(directory: Path) -> RunConfig:
@@ -52,10 +80,7 @@ def read_config(directory: Path) -> RunConfig:
     Raises:
         UserError: `run.json` is missing, damaged or of another version.
     """
-    try:
-        return RunConfig(**read_json(directory / "run.json")["settings"])
-    except (KeyError, TypeError) as error:
-        raise UserError(
-            f"{directory / 'run.json'} does not describe a run ({error}); name the data with"
-            " --dataset, or train again"
-        ) from None
+    path = directory / "run.json"
+    description = read_json(path)
+    settings = description.get("settings") if isinstance(description, dict) else None
+    return read_settings(RunConfig, settings, path)

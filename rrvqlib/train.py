@@ -73,7 +73,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from rrvqlib.training import Stopped, train
 
     prepare_directory(args.out)
-    if (args.out / CHECKPOINT).exists() and not args.resume:
+    kept = (CHECKPOINT, "model.safetensors", "results.json")
+    if not args.resume and any((args.out / name).exists() for name in kept):
         raise UserError(
             f"{args.out} holds a run already; add --resume to go on, or choose another --out"
         )

@@ -10,13 +10,14 @@ import statistics
 import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields
+from datetime import timedelta
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import AveragedModel
@@ -36,6 +37,7 @@ from rrvqlib.configs import RunConfig
 from rrvqlib.elbo import bits_per_dim, training_loss
 from rrvqlib.errors import UserError
 from rrvqlib.models import VAE, build
+from rrvqlib.run_folder import read_metrics
 from rrvqlib.scoring import importance_weighted_score, score
 
 INIT_IMAGES = 256  # of the batch that data-dependent initialisation sees
@@ -165,9 +167,13 @@ class Trainer:
     def __init__(self, config: RunConfig, splits: data.Splits, out: Path, name: str):
         self.config, self.splits, self.out, self.name = config, splits, out, name
         self.accelerator = Accelerator(
-            cpu=config.device == "cpu",
+            cpu=config.device == "cpu" or not torch.cuda.is_available(),
             mixed_precision="bf16" if config.precision == "bf16" else "no",
-            kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(gradient_as_bucket_view=True),
+                # One process scores while the others wait, longer than the usual half hour.
+                InitProcessGroupKwargs(timeout=timedelta(hours=12)),
+            ],
         )
         self._check_devices()
         self.device = self.accelerator.device
@@ -274,8 +280,8 @@ class Trainer:
             self.save()
             raise UserError(
                 f"{config.max_skipped} steps in a row were skipped for their gradients (step"
-                f" {progress.step}); the last good weights are kept. Try a lower --lr, or a longer"
-                " --kl_warmup"
+                f" {progress.step}); the last good weights are kept. Train anew in another"
+                " --out, with a lower --lr or a longer --kl_warmup"
             )
 
     # Saving, resuming, reporting.
@@ -366,10 +372,16 @@ class Trainer:
                 if done or progress.step % config.eval_every == 0:
                     valid = self.report(log)
                     bar.set_postfix_str(f"valid {valid:.3f} bits/dim" if log else "")
-                if done or progress.step % config.save_every == 0 or stop.signum:
+                signum = self.agreed_signal(stop.signum)
+                if done or progress.step % config.save_every == 0 or signum:
                     self.save()
-                if stop.signum and not done:
-                    raise Stopped(stop.signum, progress.step)
+                if signum:
+                    raise Stopped(signum, progress.step)
+
+    def agreed_signal(self, signum: int) -> int:
+        """The signal that any process got, 0 for none: all of them must stop at one step."""
+        mine = torch.tensor([signum], device=self.device)
+        return int(self.accelerator.gather(mine).max())
 
     def report(self, log: MetricsLog | None) -> float | None:
         """Evaluate, in the main process alone, and let the plateau schedule know.
@@ -393,9 +405,9 @@ class Trainer:
         config, model = self.config, self.evaluated
         save_model(model, self.out)
         results = final_results(model, self.splits, config, label)
-        write_json(self.out / "results.json", results)
         self.describe()
         pictures.write_run_pictures(model, self.splits.test, self.out, config.seed)
+        write_json(self.out / "results.json", results)  # last: it says that the run is complete
         return results
 
     def describe(self) -> None:
@@ -429,8 +441,8 @@ class MetricsLog:
         from torch.utils.tensorboard import SummaryWriter  # half a second, only needed here
 
         self.path = out / "metrics.jsonl"
-        lines = self.path.read_text().splitlines() if step and self.path.exists() else []
-        self.lines = [text for text in lines if json.loads(text)["step"] <= step]
+        lines = read_metrics(out) if step and self.path.exists() else []
+        self.lines = [json.dumps(line) for line in lines if line["step"] <= step]
         self.write()
         self.events = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)
 
@@ -518,8 +530,13 @@ def final_results(
     train = score(
         model, splits.train[:SCORED_TRAIN_IMAGES], size, config.seed, name("training images")
     )
-    bound = None
-    if config.iw_k:
+    if not math.isfinite(test["bits_per_dim"] + train["bits_per_dim"]):
+        raise UserError(
+            "the trained model's score is not a finite number; train anew in another --out, with a"
+            " lower --lr"
+        )
+    bound, iw_n = None, min(config.iw_images, test["n"]) if config.iw_k else 0
+    if iw_n:
         images = splits.test[: config.iw_images]
         bound = importance_weighted_score(
             model, images, config.iw_k, size, config.seed, name("importance-weighted bound")
@@ -530,7 +547,7 @@ def final_results(
         "train_bits_per_dim": train["bits_per_dim"],
         "iw_bits_per_dim": bound,
         "iw_k": config.iw_k,
-        "iw_n": min(config.iw_images, test["n"]) if config.iw_k else 0,
+        "iw_n": iw_n,
         "n_test": test["n"],
         "n_train": train["n"],
         "kl_bits_per_dim": test["kl_bits_per_dim"],
@@ -562,9 +579,15 @@ def hardware(device: torch.device, processes: int) -> dict[str, Any]:
 
 def check_same_run(stored: dict[str, Any], config: RunConfig) -> None:
     """Raise UserError where a checkpoint was made with settings that change the run."""
-    free = {"data_dir", "device", "save_every", "dataset"}
-    free |= {"iw_k", "iw_images"}
-    now = json.loads(json.dumps(asdict(config)))
+    free = {"data_dir", "device", "save_every", "iw_k", "iw_images"}
+
+    def comparable(settings: dict[str, Any]) -> dict[str, Any]:
+        kind, _, path = settings["dataset"].partition(":")  # the data may lie elsewhere now
+        return json.loads(
+            json.dumps({**settings, "dataset": f"{kind}:{Path(path).name}".rstrip(":")})
+        )
+
+    stored, now = comparable(stored), comparable(asdict(config))
     for f in fields(config):
         if f.name not in free and stored.get(f.name) != now[f.name]:
             raise UserError(

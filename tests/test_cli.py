@@ -1,0 +1,364 @@
+"""The commands: help, what they print, and bad input, which is one line and exit code 2."""
+
+import json
+import resource
+import shutil
+import subprocess
+import sys
+from dataclasses import fields
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_runs import SMALL_FILES, write_images
+
+from rrvqlib import cli, diagnose, evaluate, reconstruct, sample, train
+from rrvqlib.checkpoint import CHECKPOINT
+from rrvqlib.configs import RunConfig
+from rrvqlib.runs import RUNS
+
+COMMANDS = {"train": train, "evaluate": evaluate, "sample": sample, "reconstruct": reconstruct,
+            "diagnose": diagnose}  # fmt: skip
+no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+
+
+def call(command, *argv):
+    cli.run(command.main, [str(a) for a in argv])
+
+
+@pytest.fixture
+def refused(capsys):
+    """Call a command that must fail; returns its one line."""
+
+    def check(command, *argv, mentions=()):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            call(command, *argv)
+        out, err = capsys.readouterr()
+        assert exit_.value.code == 2
+        lines = err.splitlines()
+        assert len(lines) == 1 and lines[0].startswith("error: "), err
+        assert out == ""
+        for text in (mentions,) if isinstance(mentions, str) else mentions:
+            assert text in lines[0], lines[0]
+        return lines[0]
+
+    return check
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run's folder and its data, never changed."""
+    folder = tmp_path_factory.mktemp("finished")
+    images = write_images(folder / "images.npz")
+    call(train, "--dataset", images, "--out", folder / "run", *SMALL_FILES)
+    return folder / "run", images
+
+
+@pytest.fixture
+def run_folder(finished, tmp_path):
+    """A copy that may be damaged."""
+    return shutil.copytree(finished[0], tmp_path / "run")
+
+
+# Help.
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_is_quick_and_does_not_import_torch(name):
+    code = (
+        "import runpy, sys\n"
+        "sys.argv = ['command', '--help']\n"
+        "try:\n"
+        f"    runpy.run_module('rrvqlib.{name}', run_name='__main__')\n"
+        "except SystemExit as exit:\n"
+        "    assert not exit.code\n"
+        "heavy = {'torch', 'numpy', 'accelerate', 'huggingface_hub'} & sys.modules.keys()\n"
+        "assert not heavy, heavy\n"
+    )
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stderr
+    assert "usage" in done.stdout
+    # Of the processor, so that a busy machine does not fail the test.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
+
+
+def test_help_names_every_setting_and_every_run():
+    text = train.make_parser().format_help()
+    for field in fields(RunConfig):
+        assert f"--{field.name} " in text
+        assert " ".join(field.metadata["help"].split()[:3]) in " ".join(text.split())
+    for name, run in RUNS.items():
+        assert name in text and run.cost in text and run.expect in text
+
+
+def test_flags_are_parsed_to_their_fields_types():
+    args = train.make_parser().parse_args(
+        ["--pyramid", "16*2,8", "--lr", "1e-2", "--steps", "7", "--compile", "yes",
+         "--dataset", "npz:a.npz"]
+    )  # fmt: skip
+    assert cli.read_fields(args, RunConfig) == {
+        "pyramid": (16, 16, 8), "lr": 0.01, "steps": 7, "compile": True, "dataset": "npz:a.npz"
+    }  # fmt: skip
+
+
+# What the commands do when nothing is wrong.
+
+
+def test_dry_run_prints_what_a_run_costs(capsys):
+    call(train, "--dry-run", *SMALL_FILES)
+    out = capsys.readouterr().out
+    for label in ("parameters", "FLOPs", "memory", "time here", "latents"):
+        assert label in out
+
+
+def test_evaluate_prints_json_that_agrees_with_the_run(finished, capsys):
+    call(evaluate, finished[0], "--json", "--iw_k", 2, "--iw_images", 4, "--device", "cpu")
+    printed = json.loads(capsys.readouterr().out)
+    results = json.loads((finished[0] / "results.json").read_text())
+    # Same seed and data; the batches differ, and with them the draws.
+    assert printed["bits_per_dim"] == pytest.approx(results["test_bits_per_dim"], abs=0.2)
+    assert len(printed["kl_bits_per_dim"]) == len(printed["perplexity"]) == 2
+    assert printed["n"] == 12 and printed["iw_k"] == 2 and printed["iw_n"] == 4
+    call(evaluate, finished[0], "--split", "train", "--limit", 5)
+    text = capsys.readouterr().out
+    assert "train" in text and "5 images" in text and "standard error" in text
+
+
+def test_sample_reconstruct_and_diagnose(finished, tmp_path, capsys):
+    folder = finished[0]
+    call(sample, folder, "--n", 5, "--temperature", 0, "--out", tmp_path / "s.png")
+    assert Image.open(tmp_path / "s.png").size == (28, 18)
+    call(reconstruct, folder, "--n", 3, "--split", "valid", "--out", tmp_path / "r.png")
+    assert Image.open(tmp_path / "r.png").size == (78, 8)
+    capsys.readouterr()
+    call(diagnose, folder)
+    assert capsys.readouterr().out.startswith("step 12: ")
+
+
+def test_a_moved_run_finds_moved_data_by_flag(run_folder, tmp_path, refused):
+    images = write_images(tmp_path / "elsewhere.npz")
+    (run_folder / "run.json").unlink()
+    refused(evaluate, run_folder, mentions=("run.json", "missing"))
+    call(evaluate, run_folder, "--dataset", images, "--limit", 2)
+
+
+def test_data_lie_where_training_found_them(run_folder, refused):
+    """Without --data_dir the run's own holds."""
+    path = run_folder / "run.json"
+    description = json.loads(path.read_text())
+    description["settings"] |= {"dataset": "cifar10", "data_dir": str(run_folder / "mine")}
+    path.write_text(json.dumps(description))
+    config_path = run_folder / "config.json"
+    config = json.loads(config_path.read_text())
+    assert config["image_size"] == 8  # refused before anything is downloaded
+    refused(evaluate, run_folder, mentions="cifar10")
+
+
+# Bad input.
+
+OUT_OF_RANGE = {
+    "image_size": ("0", "-8", "1"), "pyramid": ("0", "32", "5", "4,8", "16,-8"),
+    "codes": ("0", "-1", "4,4,4"), "code_size": ("0",), "channels": ("0", "-3"), "blocks": ("0",),
+    "ladder_blocks": ("-1",), "init_scale": ("0", "-1", "nan", "inf"), "commitment": ("-1", "nan"),
+    "codebook_decay": ("0", "1", "-0.5"), "restart_below": ("-0.1",),
+    "seed": ("-1", "99999999999"), "steps": ("0", "-1"), "batch_size": ("0", "-8"),
+    "lr": ("0", "-1e-3", "nan", "inf"), "codebook_lr_factor": ("0", "nan"), "lr_warmup": ("-1",),
+    "lr_min": ("-1", "1", "nan"), "plateau_patience": ("0",), "max_grad_norm": ("-1", "nan"),
+    "skip_above": ("-1", "inf"), "max_skipped": ("0",), "ema": ("-0.1", "1", "2"),
+    "temperature": ("0", "-1", "nan"), "temperature_end": ("0", "2"),
+    "temperature_fraction": ("-0.1", "1.5"), "kl_warmup": ("-1", "1.01"),
+    "free_nats": ("-1", "nan"), "eval_every": ("0",), "eval_images": ("-1",), "save_every": ("0",),
+    "iw_k": ("-1",), "iw_images": ("-1",), "grad_accumulation": ("0", "-1"),
+}  # fmt: skip
+CHOICES = {f.name for f in fields(RunConfig) if f.metadata["choices"]}
+
+
+def test_every_setting_out_of_range_is_refused(refused):
+    numeric = {f.name for f in fields(RunConfig) if f.type in ("int", "float", "Sides")}
+    assert numeric == OUT_OF_RANGE.keys()  # a new field needs a rule, and a row here
+    for name, values in OUT_OF_RANGE.items():
+        for value in values:
+            refused(train, f"--{name}", value, mentions=("--", "must be"))
+    for name in CHOICES:
+        refused(train, f"--{name}", "nonsense", mentions=(f"--{name} nonsense", "one of"))
+
+
+def test_settings_that_do_not_go_together_are_refused(refused):
+    for argv, text in (
+        (("--batch_size", 8, "--grad_accumulation", 3), "multiple of grad_accumulation"),
+        (("--cuda_graphs", "true"), "--compile true"),
+        (("--model", "vqvae"), "one side only"),
+        (("--network", "mlp"), "conv"),
+        (("--codes", "4,4"), "one number or one for each"),
+    ):
+        refused(train, *argv, mentions=text)
+
+
+def test_values_that_cannot_be_parsed_are_refused(refused):
+    for field in fields(RunConfig):
+        if field.type in ("int", "float", "bool", "Sides"):
+            for value in ("abc", "", "1..2"):
+                refused(train, f"--{field.name}", value, mentions=f"--{field.name} ")
+    refused(train, "--steps", "1e3", mentions="a whole number")
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
+def test_argparse_s_own_errors_have_the_same_exit_code(command, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        call(command, "--no-such-flag", "3")
+    assert exit_.value.code == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_unknown_run_and_missing_out_are_refused(refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refused(train, "--run", "imagenet", mentions=("imagenet", "photos"))
+    refused(train, *SMALL_FILES, mentions="--out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_data_are_refused(refused, tmp_path):
+    images = write_images(tmp_path / "images.npz")
+    whole = (tmp_path / "images.npz").read_bytes()
+    (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.npz").write_text("not numpy")
+    np.savez(tmp_path / "objects.npz", train_images=np.array([{}], dtype=object))
+    out = ("--out", tmp_path / "out")
+    for dataset in ("mnist", "npz:", f"npz:{tmp_path}/none.npz", f"npz:{tmp_path}/cut.npz",
+                    f"npz:{tmp_path}/text.npz", f"npz:{tmp_path}/objects.npz",
+                    f"npz:{tmp_path}", "folder:", f"folder:{tmp_path}/none"):  # fmt: skip
+        refused(train, *SMALL_FILES, "--dataset", dataset, *out)
+    wrong_size = [*SMALL_FILES, "--dataset", images, "--image_size", "16"]
+    refused(train, *wrong_size, *out, mentions=("8x8", "16"))
+    refused(train, *SMALL_FILES, "--dataset", "cifar10", *out, mentions="32")
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_paths_that_cannot_be_written_are_refused(refused, finished, tmp_path):
+    (tmp_path / "file").write_text("precious")
+    here = [*SMALL_FILES, "--dataset", finished[1]]
+    for place in (tmp_path / "file", tmp_path / "file" / "below", "/dev/null/x", "/proc/x"):
+        refused(train, *here, "--out", place, mentions=(str(place), "choose another"))
+    for place in (tmp_path / "none" / "s.png", tmp_path / "file" / "s.png", tmp_path):
+        for command in (sample, reconstruct):
+            refused(command, finished[0], "--n", 1, "--out", place,
+                    mentions=(str(place), "choose another"))  # fmt: skip
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_a_folder_without_permission_is_refused(refused, finished, tmp_path):
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o500)
+    try:
+        (locked / "probe").touch()
+        pytest.skip("this user may write everywhere")
+    except PermissionError:
+        pass
+    refused(train, *SMALL_FILES, "--out", locked, mentions=(str(locked), "choose another --out"))
+    refused(train, *SMALL_FILES, "--out", locked / "run", mentions="choose another --out")
+
+
+def test_a_run_is_not_overwritten(refused, run_folder, finished):
+    here = [*SMALL_FILES, "--dataset", finished[1], "--out", run_folder]
+    before = {p.name: p.read_bytes() for p in run_folder.iterdir() if p.is_file()}
+    refused(train, *here, mentions=("--resume", "another --out"))
+    (run_folder / CHECKPOINT).unlink()  # as in a published folder
+    refused(train, *here, mentions=("another --out"))
+    refused(train, *here, "--resume", mentions=("nothing to resume",))
+    del before[CHECKPOINT]
+    assert before == {p.name: p.read_bytes() for p in run_folder.iterdir() if p.is_file()}
+
+
+def test_resume_needs_the_run_s_own_settings_and_data(refused, run_folder, finished, tmp_path):
+    here = [*SMALL_FILES, "--out", run_folder, "--resume"]
+    refused(train, *here, "--dataset", finished[1], "--lr", "1e-3", mentions=("--lr 0.001", "0.00"))
+    other = write_images(tmp_path / "other.npz")
+    refused(train, *here, "--dataset", other, mentions=("--dataset", "images.npz"))
+    call(train, *here, "--dataset", finished[1])  # finished: nothing to do
+    refused(train, *SMALL_FILES, "--out", tmp_path / "new", "--resume", "--dataset", finished[1],
+            mentions="nothing to resume")  # fmt: skip
+
+
+def test_a_damaged_run_folder_is_refused(refused, run_folder, finished):
+    resume = [*SMALL_FILES, "--dataset", finished[1], "--out", run_folder, "--resume"]
+    contents = {p.name: p.read_bytes() for p in run_folder.iterdir() if p.is_file()}
+
+    def damaged(name, content, *commands):
+        (run_folder / name).write_bytes(content)
+        for command, *argv in commands:
+            refused(command, *argv, mentions=name)
+        (run_folder / name).write_bytes(contents[name])
+
+    readers = [(c, run_folder) for c in (evaluate, sample, reconstruct)]
+    cut = {name: content[: len(content) // 2] for name, content in contents.items()}
+    flipped = bytearray(contents[CHECKPOINT])
+    flipped[-5] ^= 4
+    damaged(CHECKPOINT, bytes(flipped), (train, *resume))
+    damaged(CHECKPOINT, cut[CHECKPOINT], (train, *resume))
+    damaged(CHECKPOINT, contents["model.safetensors"], (train, *resume))
+    damaged("model.safetensors", cut["model.safetensors"], *readers)
+    damaged("model.safetensors", contents[CHECKPOINT], *readers)
+    damaged("config.json", b'{"channels": "four"}', *readers)
+    damaged("config.json", cut["config.json"], *readers)
+    for content in (b"[]", b"{}", b'{"settings": {"steps": "x"}}', b'{"settings": 3}',
+                    cut["run.json"]):  # fmt: skip
+        damaged("run.json", content, (evaluate, run_folder), (diagnose, run_folder))
+    for content in (b"{", b"{}\n", b"3\n", b"\xff\n", b'{"step": "x"}\n', cut["metrics.jsonl"]):
+        damaged("metrics.jsonl", content, (diagnose, run_folder))
+    (run_folder / "metrics.jsonl").write_text("")
+    refused(diagnose, run_folder, mentions="no evaluation yet")
+    (run_folder / "metrics.jsonl").write_bytes(contents["metrics.jsonl"])
+    for name in ("config.json", "model.safetensors"):
+        (run_folder / name).unlink()
+        for command, *argv in readers:
+            refused(command, *argv, mentions=(name, "missing"))
+        (run_folder / name).write_bytes(contents[name])
+    call(train, *resume)  # nothing was lost
+
+
+def test_readers_refuse_wrong_values(refused, finished, tmp_path):
+    folder = finished[0]
+    for argv in (("--batch_size", 0), ("--limit", -1), ("--iw_k", -1), ("--iw_k", 2, "--iw_images",
+                 0), ("--seed", -1), ("--seed", 2**70), ("--dataset", "mnist")):  # fmt: skip
+        refused(evaluate, folder, *argv, mentions="")
+    for argv in (("--n", 0), ("--n", -3), ("--temperature", -1), ("--temperature", "nan"),
+                 ("--temperature", "inf"), ("--seed", -1)):  # fmt: skip
+        refused(sample, folder, *argv, "--out", tmp_path / "s.png", mentions=argv[0])
+    refused(reconstruct, folder, "--n", 0, mentions="--n")
+    for command in (evaluate, sample, reconstruct, diagnose):
+        refused(command, tmp_path / "none", mentions=("missing", "folder of a run"))
+    large = write_images(tmp_path / "large.npz", side=16)
+    for command in (evaluate, reconstruct):
+        refused(command, folder, "--dataset", large, mentions="16x16")
+    assert not (tmp_path / "s.png").exists()
+
+
+@no_gpu
+def test_a_gpu_that_is_not_there_is_refused(refused, finished, tmp_path):
+    out = ("--out", tmp_path / "out")
+    here = [*SMALL_FILES, "--dataset", finished[1], "--device", "cuda"]
+    refused(train, *here, *out, mentions="--device cpu")
+    refused(train, *here, "--dry-run", mentions="--device cpu")
+    for command in (evaluate, sample, reconstruct):
+        refused(command, finished[0], "--device", "cuda", mentions="--device cpu")
+
+
+def test_ctrl_c_outside_the_loop_is_no_traceback(capsys):
+    def main(_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as exit_:
+        cli.run(main)
+    assert exit_.value.code == 130 and capsys.readouterr().err == "interrupted\n"
+
+
+def test_errors_of_the_program_keep_their_traceback():
+    def main(_):
+        raise ValueError("a bug")
+
+    with pytest.raises(ValueError, match="a bug"):
+        cli.run(main)

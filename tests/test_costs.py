@@ -1,0 +1,75 @@
+"""What `--dry-run` says: parameters and FLOPs against counts by hand, memory, words."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny_runs import TINY
+
+from rrvqlib.configs import NamedRun
+from rrvqlib.costs import BYTES_PER_PARAMETER, duration, estimate, scientific, show
+from rrvqlib.errors import UserError
+from rrvqlib.models import build
+
+MLP = replace(TINY, model="relaxed-vqvae", network="mlp", pyramid=(2,), channels=16, blocks=1)
+
+
+def test_the_flops_of_an_mlp_by_hand():
+    """Linear layers cost 2 * in * out forward, twice that backward, less for the first one."""
+    model = build(MLP.model_config)
+    linear = [m for m in model.modules() if isinstance(m, torch.nn.Linear)]
+    assert len(linear) >= 4
+    forward = sum(2 * m.in_features * m.out_features for m in linear)
+    first = linear[0]  # images need no gradient
+    by_hand = 3 * forward - 2 * first.in_features * first.out_features
+    # Four latents of 4 codes, size 3: distances and the lookup of soft samples, a few per cent.
+    assert estimate(MLP).flops_per_image == pytest.approx(by_hand, rel=0.1)
+
+
+def test_parameters_are_counted_and_kept_with_their_states():
+    cost = estimate(TINY)
+    assert cost.parameters == sum(p.numel() for p in build(TINY.model_config).parameters())
+    assert cost.memory_bytes > cost.parameters * BYTES_PER_PARAMETER
+    assert cost.images == 12 * 8 and cost.hours == cost.seconds_per_image * 96 / 3600
+
+
+def test_activations_grow_with_the_micro_batch():
+    def activations(**changes):
+        cost = estimate(replace(TINY, **changes))
+        return cost.memory_bytes - cost.parameters * BYTES_PER_PARAMETER
+
+    whole = activations(batch_size=64)
+    assert activations(batch_size=64, grad_accumulation=4) == pytest.approx(whole / 4, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"latent": "gaussian"},
+        {"model": "vqvae", "pyramid": (4,)},
+        {"model": "spatial-vae", "pyramid": (4,)},
+        {"precision": "bf16"},
+    ],
+)
+def test_every_kind_of_model_has_a_cost(change, capsys):
+    config = replace(TINY, **change)
+    show("tiny", NamedRun(config, "a second", "no score"), estimate(config))
+    lines = capsys.readouterr().out.splitlines()
+    labels = [line[:12].strip() for line in lines]
+    assert labels == ["run", "model", "latents", "parameters", "FLOPs", "memory", "data",
+                      "time here"]  # fmt: skip
+    assert ("at most" in lines[2]) == (
+        config.latent == "codebook" and config.model != "spatial-vae")  # fmt: skip
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there():
+    with pytest.raises(UserError, match="--device cpu"):
+        estimate(replace(TINY, device="cuda"))
+
+
+def test_units():
+    assert scientific(1.2e18) == "1.2 EFLOP" and scientific(3e15) == "3.0 PFLOP"
+    assert scientific(2e12) == "2.0 TFLOP" and scientific(5e8) == "0.5 GFLOP"
+    assert duration(0) == "1 minutes" and duration(0.5) == "30 minutes"
+    assert duration(10) == "10 hours" and duration(72) == "3 days"

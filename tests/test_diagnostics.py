@@ -1,0 +1,104 @@
+"""Made-up records of runs: each finding has one that shows it, a healthy run has none."""
+
+import math
+import re
+from dataclasses import replace
+
+import pytest
+
+from rrvqlib.configs import RunConfig
+from rrvqlib.diagnostics import findings
+
+CONFIG = RunConfig(pyramid=(16, 8), codes=(64,))
+
+
+def bits(config, layer, nats_per_latent):
+    """KL of a layer in bits per dim."""
+    return nats_per_latent * config.pyramid[layer] ** 2 / (config.dims * math.log(2))
+
+
+def line(step, config=CONFIG, **changes):
+    healthy = {
+        "step": step,
+        "temperature": 0.7,
+        "train_loss_bits_per_dim": 5.0,
+        "valid_bits_per_dim": 5.05,
+        "valid_bits_per_dim_se": 0.02,
+        "kl_bits_per_dim": [bits(config, layer, 2.0) for layer in range(config.layers)],
+        "perplexity": [40.0] * config.layers,
+        "grad_norm": 0.3,
+        "largest_layer_kl": 500.0,
+        "skipped_steps": 0,
+    }
+    return {**healthy, **changes}
+
+
+def run(config=CONFIG, **changes):
+    """Five evaluations; a list among the changes gives one value to each of them."""
+    steps = range(100, 600, 100)
+    per_line = [
+        {k: v[i] if isinstance(v, tuple) else v for k, v in changes.items()} for i in range(5)
+    ]
+    return [line(step, config, **c) for step, c in zip(steps, per_line, strict=True)]
+
+
+def test_nothing_stands_out_in_a_healthy_run():
+    assert findings(CONFIG, run()) == []
+    assert findings(CONFIG, run()[:1]) == []  # one evaluation is enough to ask
+
+
+FINDINGS = {
+    "dead codes": (CONFIG, {"perplexity": [40.0, 5.0]}, "layer 2 uses the equivalent of 5 of its"
+                   " 64 codes"),
+    "collapsed": (CONFIG, {"kl_bits_per_dim": [bits(CONFIG, 0, 2.0), bits(CONFIG, 1, 0.001)]},
+                  "layer 2 has collapsed: 0.0010 nats"),
+    "full": (CONFIG, {"kl_bits_per_dim": [bits(CONFIG, 0, 4.1), bits(CONFIG, 1, 2.0)]},
+             "layer 1 is full: 4.10 of at most 4.16"),
+    "hot": (replace(CONFIG, sample="soft"), {"train_loss_bits_per_dim": 4.5},
+            "0.55 bits/dim worse.*temperature 0.70 is hot"),
+    "growing": (CONFIG, {"largest_layer_kl": (400.0, 450.0, 500.0, 900.0, 1600.0)},
+                "grown from 500 to 1600 nats"),
+    "skipped": (CONFIG, {"skipped_steps": (0, 0, 1, 4, 9)}, "9 of 500 steps were skipped"),
+    "rising": (CONFIG, {"valid_bits_per_dim": (5.3, 5.1, 5.0, 5.1, 5.2)},
+               r"better before \(5.000 against 5.200\)"),
+    "falling": (CONFIG, {"valid_bits_per_dim": (6.0, 5.7, 5.5, 5.4, 5.3)}, "still falling"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("config", "changes", "text"), FINDINGS.values(), ids=FINDINGS.keys())
+def test_each_finding_is_found_alone(config, changes, text):
+    (found,) = findings(config, run(config, **changes))
+    assert re.search(text, found), found
+    assert "--" in found or "overfits" in found  # every one says what to try
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"perplexity": [40.0, 13.0]},  # just above a fifth of 64
+        {"kl_bits_per_dim": [bits(CONFIG, 0, 3.9), bits(CONFIG, 1, 0.02)]},
+        {"train_loss_bits_per_dim": 4.0},  # straight-through: the loss is with hard samples too
+        {"largest_layer_kl": (1.0, 400.0, 500.0, 900.0, 1400.0)},
+        {"skipped_steps": 5},
+        {"valid_bits_per_dim": (5.3, 5.1, 5.0, 5.03, 5.05)},
+    ],
+)
+def test_what_is_close_to_a_finding_is_none(changes):
+    assert findings(CONFIG, run(**changes)) == []
+
+
+def test_a_vqvae_always_pays_log_k_and_is_not_told_so():
+    config = replace(CONFIG, model="vqvae", pyramid=(16,))
+    full = {"kl_bits_per_dim": [bits(config, 0, math.log(64))]}
+    assert findings(config, run(config, **full)) == []
+    relaxed = replace(config, model="relaxed-vqvae")
+    assert len(findings(relaxed, run(relaxed, **full))) == 1
+
+
+@pytest.mark.parametrize(
+    "config",
+    [replace(CONFIG, latent="gaussian"), replace(CONFIG, model="spatial-vae", pyramid=(16,))],
+)
+def test_gaussian_latents_have_no_codes(config):
+    rates = [bits(config, layer, 9.0) for layer in range(config.layers)]  # above log K
+    assert findings(config, run(config, kl_bits_per_dim=rates, perplexity=None)) == []

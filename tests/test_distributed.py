@@ -1,0 +1,86 @@
+"""Two processes against one: same global batch, same noise, so the same gradients and weights."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_runs import SMALL_FILES, write_images
+from two_processes import CASES, weights_after
+
+from rrvqlib import sampling
+from rrvqlib.checkpoint import CHECKPOINT, load_state
+
+HERE = Path(__file__).parent
+
+
+def torchrun(*command):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node",
+               "2", *map(str, command)]  # fmt: skip
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=600, env={**os.environ,
+        "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    return done
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """What two processes left behind: a folder with a file per case and process."""
+    folder = tmp_path_factory.mktemp("both")
+    images = write_images(folder / "images.npz")
+    done = torchrun(HERE / "two_processes.py", images, folder)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder, images
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_do_what_one_does(case, both, tmp_path, monkeypatch):
+    folder, images = both
+    first, second = (load_file(folder / f"{case}.{rank}.safetensors") for rank in (0, 1))
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], equal_nan=True, rtol=0, atol=0)
+    monkeypatch.setattr(sampling, "gumbel_noise", sampling.gumbel_noise)  # put back afterwards
+    alone = weights_after(case, images, tmp_path, spoil_rank=0)
+    assert alone.keys() == first.keys()
+    assert int(alone["skipped"]) == (case == "nan")
+    for name in alone:
+        torch.testing.assert_close(
+            first[name], alone[name], rtol=1e-4, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}"
+        )
+
+
+def test_two_halves_of_a_batch_equal_the_whole(tmp_path, monkeypatch):
+    images = write_images(tmp_path / "images.npz")
+    monkeypatch.setattr(sampling, "gumbel_noise", sampling.gumbel_noise)
+    whole = weights_after("hierarchy", images, tmp_path, spoil_rank=None)
+    halves = weights_after("accumulated", images, tmp_path, spoil_rank=None)
+    for name in whole:
+        torch.testing.assert_close(halves[name], whole[name], rtol=1e-4, atol=1e-5)
+
+
+def test_a_signal_to_one_process_stops_both_at_one_step(both):
+    for rank in (0, 1):
+        found = load_file(both[0] / f"stop.{rank}.safetensors")
+        assert int(found["code"]) == 143
+        assert int(found["step"]) == 2
+    assert load_state(both[0] / CHECKPOINT)["progress"]["step"] == 2
+
+
+def test_torchrun_trains_to_the_end(tmp_path):
+    images = write_images(tmp_path / "images.npz")
+    out = tmp_path / "run"
+    done = torchrun("-m", "rrvqlib.train", "--dataset", images, "--out", out, *SMALL_FILES)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("bits/dim") == 1  # one process speaks
+    run = json.loads((out / "run.json").read_text())
+    assert run["hardware"]["processes"] == 2 and run["images_seen"] == 12 * 8
+    assert json.loads((out / "results.json").read_text())["n_test"] == 12
+    assert len((out / "metrics.jsonl").read_text().splitlines()) == 3
+    odd = torchrun("-m", "rrvqlib.train", "--dataset", images, "--out", tmp_path / "odd",
+                   *SMALL_FILES, "--batch_size", "7")  # fmt: skip
+    assert odd.returncode != 0 and "must be a multiple of 2 processes" in odd.stderr

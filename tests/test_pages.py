@@ -1,0 +1,134 @@
+"""The rendered book in headless Chromium: offline, on a phone, in the dark, without errors."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
+
+if CHROMIUM is None:
+    pytest.skip("no Chromium here: install it to test the pages", allow_module_level=True)
+playwright = pytest.importorskip("playwright.sync_api", reason="needs pip's playwright")
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    """The book, built with warnings as errors, as by `make book`."""
+    out = tmp_path_factory.mktemp("book")
+    program = Path(sys.executable).with_name("jupyter-book")
+    command = [program, "build", ROOT, "-W", "-n", "--keep-going", "--path-output", out]
+    build = subprocess.run(command, capture_output=True, text=True)
+    assert build.returncode == 0, build.stdout[-3000:] + build.stderr[-3000:]
+    html = out / "_build" / "html"
+    return sorted((html / "book").glob("*.html")) + [html / "genindex.html"]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+def luminance(colour):
+    channels = [float(c) for c in colour.split("(")[1].rstrip(")").split(",")[:3]]
+    linear = [c / 12.92 / 255 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in channels]
+    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def open_page(browser, path):
+    """Open a page; return it with everything that went wrong or went out to the network."""
+    page = browser.new_page(viewport={"width": 1200, "height": 900}, color_scheme="light")
+    troubles = []
+    page.on("console", lambda m: troubles.append(m.text) if m.type == "error" else None)
+    page.on("pageerror", lambda error: troubles.append(str(error)))
+    page.on("requestfailed", lambda r: troubles.append(f"failed: {r.url}"))
+    page.on("request", lambda r: troubles.append(r.url) if r.url.startswith("http") else None)
+    page.goto(path.as_uri(), timeout=120_000)
+    page.evaluate("window.MathJax?.startup?.promise.then(() => null)")
+    return page, troubles
+
+
+def contrast(page):
+    """Of the first paragraph's text, and whether the page is dark."""
+    ground = luminance(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+    text = page.locator("article p, article h1").first
+    ink = luminance(text.evaluate("node => getComputedStyle(node).color"))
+    return (max(ink, ground) + 0.05) / (min(ink, ground) + 0.05), ground < 0.1
+
+
+@pytest.fixture(scope="module")
+def reports(browser, pages):
+    """For every page what a reader would meet there."""
+    found = {}
+    for path in pages:
+        page, troubles = open_page(browser, path)
+        report = {
+            "troubles": troubles,
+            "formulas": page.locator("mjx-container").count(),
+            "sources of formulas": page.locator("article .math").count(),
+            "bad formulas": page.locator("mjx-merror").count(),
+            "images without alt": page.eval_on_selector_all(
+                "article img", "images => images.filter(i => !i.alt).map(i => i.src)"
+            ),
+            "broken images": page.eval_on_selector_all(
+                "article img", "images => images.filter(i => !i.naturalWidth).map(i => i.src)"
+            ),
+            "light": contrast(page),
+        }
+        page.emulate_media(color_scheme="dark")
+        page.wait_for_function("document.documentElement.dataset.theme === 'dark'")
+        report["dark"] = contrast(page)
+        page.set_viewport_size({"width": 390, "height": 800})
+        report["width"] = page.evaluate("document.documentElement.scrollWidth")
+        page.close()
+        found[path.stem] = report
+    return found
+
+
+def test_every_page_is_quiet_and_asks_for_nothing_from_the_network(reports):
+    assert len(reports) >= 7
+    assert {name: r["troubles"] for name, r in reports.items() if r["troubles"]} == {}
+
+
+def test_formulas_are_typeset(reports):
+    assert reports["05-entropy-theorems"]["formulas"] > 100
+    for name, report in reports.items():
+        assert report["bad formulas"] == 0, name
+        assert report["formulas"] > 0 or report["sources of formulas"] == 0, name
+
+
+def test_every_image_is_there_and_has_a_text(reports):
+    for name, report in reports.items():
+        assert not report["images without alt"], name
+        assert not report["broken images"], name
+
+
+def test_no_page_is_wider_than_a_phone(reports):
+    assert {n: r["width"] for n, r in reports.items() if r["width"] > 392} == {}
+
+
+@pytest.mark.parametrize("mode", ["light", "dark"])
+def test_text_stands_out_in_both_modes(reports, mode):
+    for name, report in reports.items():
+        value, is_dark = report[mode]
+        assert is_dark == (mode == "dark"), name
+        assert value > 7, f"{name}: contrast {value:.1f}"
+
+
+def test_the_entropy_figure_follows_its_sliders(browser, pages):
+    (path,) = [p for p in pages if p.stem == "05-entropy-theorems"]
+    page, troubles = open_page(browser, path)
+    widget = page.locator("#entropy-widget")
+    readout = widget.locator(".entropy-readout")
+    assert "g = 10.50 nats" in readout.inner_text()
+    widget.locator("input").first.focus()
+    page.keyboard.press("End")  # d = 40
+    assert "g = 40.50 nats" in readout.inner_text()
+    assert widget.locator("svg path").count() >= 2
+    assert not troubles

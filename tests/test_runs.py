@@ -1,0 +1,148 @@
+"""The named runs: they build, they are what the paper says where they claim to be."""
+
+import os
+from dataclasses import replace
+
+import pytest
+import torch
+
+from rrvqlib import data, training
+from rrvqlib.configs import RunConfig
+from rrvqlib.models import build
+from rrvqlib.runs import RUNS
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_every_named_run_builds(name):
+    run = RUNS[name]
+    assert run.cost and run.expect
+    with torch.device("meta"):
+        model = build(run.config.model_config)
+    assert sum(p.numel() for p in model.parameters()) > 1000
+    # A process of torchrun and a micro-batch get whole images.
+    assert run.config.batch_size % (run.config.grad_accumulation * 2) == 0
+    assert run.config.save_every <= run.config.steps
+    assert run.config.eval_every <= run.config.steps
+
+
+def test_the_runs_that_are_promised_are_there():
+    promised = {"photos", "appb-rvq", "appb-spatial", "apph-mlp", "vqvae", "cifar10-cpu",
+                "cifar10-l32", "svhn-l32", "celeba-l32", "cifar10-l32-paper", "svhn-l32-paper",
+                "celeba-l32-paper", "cifar10-l32-c32", "cifar10-l32-c64", "cifar10-l32-c128",
+                "cifar10-l32-16gb", "cifar10-l32-spatial", "svhn-l32-spatial",
+                "celeba-l32-spatial", "celeba-l5"}  # fmt: skip
+    assert promised <= RUNS.keys()
+
+
+L32_ROWS = {
+    "cifar10-l32-paper": ("cifar10", 32, 45_000, 500, 20, 2720),
+    "svhn-l32-paper": ("svhn", 32, 65_932, 500, 20, 2720),
+    "celeba-l32-paper": ("celeba", 64, 162_770, 160, 5, 10_880),
+}
+
+
+@pytest.mark.parametrize(("name", "row"), L32_ROWS.items())
+def test_the_paper_s_runs_have_the_paper_s_settings(name, row):
+    dataset, side, train_images, epochs, patience, latents = row
+    config = RUNS[name].config
+    assert (config.dataset, config.image_size) == (dataset, side)
+    # Section 4 and App. C: L = 32, four blocks of eight layers, latents over 4 from one to the next
+    groups = [side // 2, side // 4, side // 8, side // 16]
+    assert list(config.pyramid) == [grid for grid in groups for _ in range(8)]
+    assert config.layers == 32 and config.latent_variables == latents
+    assert config.codes == (256,) and config.code_size == 32 and config.channels == 256
+    assert (config.blocks, config.ladder_blocks) == (1, 0)
+    assert (config.model, config.latent) == ("hierarchy", "codebook")
+    assert (config.covariance, config.prior, config.top_prior) == (
+        "isotropic", "embedding", "learnt")  # fmt: skip
+    assert config.optimizer == "adamax" and config.batch_size == 64 and config.lr == 8e-4
+    assert config.codebook_lr_factor == 1.0 and config.lr_warmup == 0
+    assert config.schedule == "plateau" and config.lr_min == 5e-5
+    assert config.plateau_patience == patience
+    epoch = train_images // 64
+    assert config.eval_every == epoch and config.steps == epochs * epoch
+    assert config.eval_images == 0  # the whole validation split decides
+    assert config.precision == "fp32" and not config.compile
+
+
+GRID = {
+    "cifar10-l5-rrvq": ("isotropic", "embedding"),
+    "cifar10-l5-embedding-fixed": ("fixed", "embedding"),
+    "cifar10-l5-direct-learnt": ("isotropic", "direct"),
+    "cifar10-l5-direct-fixed": ("fixed", "direct"),
+}
+
+
+@pytest.mark.parametrize(("name", "cell"), GRID.items())
+def test_the_cells_of_the_grid_differ_in_two_settings_alone(name, cell):
+    config = RUNS[name].config
+    assert (config.covariance, config.prior) == cell
+    assert replace(config, covariance="isotropic", prior="embedding") == (
+        RUNS["cifar10-l5-rrvq"].config)  # fmt: skip
+    assert config.pyramid == (16, 8, 4, 2, 1) and config.blocks == config.ladder_blocks == 4
+    assert config.codes == (256,) and config.code_size == 128
+
+
+def test_the_faces_of_five_layers_take_2275_bits():
+    config = RUNS["celeba-l5"].config
+    assert config.codes == (128, 64, 32, 16, 8) and config.pyramid == (16, 8, 4, 2, 1)
+    assert config.code_size == 32
+    assert config.rate_ceiling * config.dims == pytest.approx(2275)
+
+
+def test_the_nets_of_appendix_b():
+    for name, model in (("appb-rvq", "relaxed-vqvae"), ("appb-spatial", "spatial-vae")):
+        config = RUNS[name].config
+        assert config.model == model and config.blocks == 2 and config.channels == 32
+        assert config.latent_variables == 32 * 32 // 4  # a quarter of the pixels
+        assert config.codes == (16,) and config.code_size == 16
+    assert RUNS["appb-rvq"].config.covariance == "fixed"
+    assert RUNS["apph-mlp"].config.network == "mlp"
+
+
+@pytest.mark.parametrize("name", [name for name in RUNS if name.endswith("-spatial")])
+def test_gaussian_twins_differ_in_their_latents_alone(name):
+    config, twin = RUNS[name].config, RUNS[name.removesuffix("-spatial") + (
+        "-rvq" if name == "appb-spatial" else "")].config  # fmt: skip
+    if config.model == "hierarchy":
+        assert config == replace(twin, latent="gaussian")
+    else:
+        assert config == replace(twin, model="spatial-vae")
+
+
+def test_narrow_runs_and_the_16_gb_run():
+    for channels in (32, 64, 128):
+        assert RUNS[f"cifar10-l32-c{channels}"].config.channels == channels
+    assert RUNS["cifar10-l32-16gb"].config.precision == "fp32"
+    assert RUNS["cifar10-l32"].config.precision == "bf16" and RUNS["cifar10-l32"].config.compile
+
+
+def test_the_size_of_the_paper_s_network():
+    with torch.device("meta"):
+        model = build(RUNS["cifar10-l32-paper"].config.model_config)
+    # The residual blocks alone have about 85 M; ladders and straps come on top.
+    assert sum(p.numel() for p in model.parameters()) == pytest.approx(85e6, rel=0.15)
+
+
+slow = pytest.mark.skipif(
+    os.environ.get("RRVQ_SLOW") != "1", reason="takes minutes; runs with RRVQ_SLOW=1"
+)
+
+
+@pytest.mark.slow
+@slow
+def test_32_layers_of_256_channels_take_steps_on_photos(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "INIT_IMAGES", 8)  # of the 256 that a run takes
+    config: RunConfig = replace(
+        RUNS["cifar10-l32-paper"].config, dataset="photos", batch_size=2, device="cpu"
+    )
+    run = training.Trainer(config, data.load("photos", image_size=32), tmp_path, "slow")
+    for _ in range(3):
+        run.step()
+    assert run.progress.skipped == 0
+    for name, parameter in run.model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+        assert parameter.isfinite().all(), name
+    window = run.progress.window
+    print(f"loss {window.loss / 3:.3f} bits/dim, gradient norm {window.grad_norm / 3:.3f},"
+          f" largest KL of a layer {window.largest_layer_kl:.1f} nats")  # fmt: skip

@@ -1,0 +1,96 @@
+"""Tiny runs whose noise belongs to the global batch; torchrun starts this for test_distributed."""
+
+import os
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from tiny_runs import TINY, VQVAE
+
+from rrvqlib import data, sampling, training
+
+STEPS = 3
+CASES = {
+    "hierarchy": {},
+    "free nats": {"free_nats": 3.0},
+    "free nats per position": {"free_nats": 0.2, "free_nats_group": "position"},
+    "accumulated": {"grad_accumulation": 2},
+    "uniform top, concat": {"top_prior": "uniform", "decoder_input": "concat", "prior": "direct"},
+    "vqvae by averages": {**VQVAE, "restart_below": 0.0, "codebook_decay": 0.5},
+    "vqvae by loss": {**VQVAE, "restart_below": 0.0, "codebook_update": "loss"},
+    "nan": {},
+}
+
+
+def run_of(case, images, out):
+    config = replace(TINY, dataset=images, **CASES[case])
+    splits = data.load(config.dataset, image_size=config.image_size)
+    return training.Trainer(config, splits, Path(out), case)
+
+
+def share_noise(run):
+    """Each process takes its rows of the noise that one process would draw for the batch."""
+    config, accelerator = run.config, run.accelerator
+    parts, calls = config.grad_accumulation, [0, -1]
+
+    def noise(like):
+        step = run.progress.step
+        calls[:] = [calls[0] + 1 if calls[1] == step else 0, step]
+        part, layer = divmod(calls[0], config.layers)
+        rows, pieces = len(like), accelerator.num_processes * parts
+        generator = torch.Generator().manual_seed(1000 * step + layer)
+        whole = torch.empty(rows * pieces, *like.shape[1:]).exponential_(generator=generator)
+        first = (accelerator.process_index * parts + part) * rows
+        return -whole.log()[first : first + rows]
+
+    sampling.gumbel_noise = noise
+
+
+def weights_after(case, images, out, spoil_rank):
+    """Weights after a few steps; in case `nan` the process `spoil_rank` has one bad step."""
+    run = run_of(case, images, out)
+    share_noise(run)
+    original = training.training_loss
+    for step in range(STEPS):
+        if case == "nan" and step == 1 and run.accelerator.process_index == spoil_rank:
+            training.training_loss = lambda *args: original(*args) * float("nan")
+        run.step()
+        training.training_loss = original
+    tensors = {name: value.clone() for name, value in run.evaluated.state_dict().items()}
+    gradients = {f"grad.{n}": p.grad.clone() for n, p in run.model.named_parameters()
+                 if p.grad is not None}  # fmt: skip
+    return {**tensors, **gradients, "skipped": torch.tensor(run.progress.skipped)}
+
+
+def stop_of_one(images, out):
+    """A signal that reaches one process alone stops both at one step."""
+    run = run_of("hierarchy", images, out)
+    step = run.step
+
+    def step_with_signal():
+        step()
+        if run.progress.step == 2 and run.accelerator.process_index == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    run.step = step_with_signal
+    try:
+        run.run(show_progress=False)
+    except training.Stopped as stopped:
+        return {"step": torch.tensor(run.progress.step), "code": torch.tensor(stopped.exit_code)}
+    return {}
+
+
+if __name__ == "__main__":
+    images, folder = sys.argv[1:]
+    rank = os.environ["RANK"]
+    original_noise = sampling.gumbel_noise
+    for case in CASES:
+        sampling.gumbel_noise = original_noise
+        tensors = weights_after(case, images, folder, spoil_rank=1)
+        save_file(tensors, f"{folder}/{case}.{rank}.safetensors")
+    sampling.gumbel_noise = original_noise
+    save_file(stop_of_one(images, folder), f"{folder}/stop.{rank}.safetensors")
+    torch.distributed.destroy_process_group()
