@@ -28,13 +28,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     metrics = read_metrics(args.dir)
     if not metrics:
         raise UserError(f"{args.dir} has no evaluation yet; wait for the first, or train longer")
-    last = metrics[-1]
+    texts, last = findings(read_config(args.dir), metrics), metrics[-1]
     print(
         f"step {last['step']}: {last['valid_bits_per_dim']:.3f} bits/dim on validation images,"
         f" largest KL of a layer {last['largest_layer_kl']:.0f} nats,"
         f" gradient norm {last['grad_norm']:.2f}"
     )
-    texts = findings(read_config(args.dir), metrics)
     for text in texts:
         print(f"- {text}")
     if not texts:

@@ -182,7 +182,7 @@ def test_every_setting_out_of_range_is_refused(refused):
     assert numeric == OUT_OF_RANGE.keys()  # a new field needs a rule, and a row here
     for name, values in OUT_OF_RANGE.items():
         for value in values:
-            refused(train, f"--{name}", value, mentions=("--", "must be"))
+            refused(train, f"--{name}={value}", mentions=("--", "must be"))
     for name in CHOICES:
         refused(train, f"--{name}", "nonsense", mentions=(f"--{name} nonsense", "one of"))
 

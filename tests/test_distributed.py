@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 from tiny_runs import SMALL_FILES, write_images
 from two_processes import CASES, weights_after
 
-from rrvqlib import sampling
 from rrvqlib.checkpoint import CHECKPOINT, load_state
 
 HERE = Path(__file__).parent
@@ -39,12 +38,11 @@ def both(tmp_path_factory):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_two_processes_do_what_one_does(case, both, tmp_path, monkeypatch):
+def test_two_processes_do_what_one_does(case, both, tmp_path):
     folder, images = both
     first, second = (load_file(folder / f"{case}.{rank}.safetensors") for rank in (0, 1))
     for name in first:
         torch.testing.assert_close(first[name], second[name], equal_nan=True, rtol=0, atol=0)
-    monkeypatch.setattr(sampling, "gumbel_noise", sampling.gumbel_noise)  # put back afterwards
     alone = weights_after(case, images, tmp_path, spoil_rank=0)
     assert alone.keys() == first.keys()
     assert int(alone["skipped"]) == (case == "nan")
@@ -54,9 +52,8 @@ def test_two_processes_do_what_one_does(case, both, tmp_path, monkeypatch):
         )
 
 
-def test_two_halves_of_a_batch_equal_the_whole(tmp_path, monkeypatch):
+def test_two_halves_of_a_batch_equal_the_whole(tmp_path):
     images = write_images(tmp_path / "images.npz")
-    monkeypatch.setattr(sampling, "gumbel_noise", sampling.gumbel_noise)
     whole = weights_after("hierarchy", images, tmp_path, spoil_rank=None)
     halves = weights_after("accumulated", images, tmp_path, spoil_rank=None)
     for name in whole:

@@ -52,17 +52,19 @@ def share_noise(run):
 def weights_after(case, images, out, spoil_rank):
     """Weights after a few steps; in case `nan` the process `spoil_rank` has one bad step."""
     run = run_of(case, images, out)
+    noise, loss = sampling.gumbel_noise, training.training_loss
     share_noise(run)
-    original = training.training_loss
     for step in range(STEPS):
         if case == "nan" and step == 1 and run.accelerator.process_index == spoil_rank:
-            training.training_loss = lambda *args: original(*args) * float("nan")
+            training.training_loss = lambda *args: loss(*args) * float("nan")
         run.step()
-        training.training_loss = original
-    tensors = {name: value.clone() for name, value in run.evaluated.state_dict().items()}
-    gradients = {f"grad.{n}": p.grad.clone() for n, p in run.model.named_parameters()
-                 if p.grad is not None}  # fmt: skip
-    return {**tensors, **gradients, "skipped": torch.tensor(run.progress.skipped)}
+        training.training_loss = loss
+    sampling.gumbel_noise = noise  # the next run's initialisation draws its own
+    tensors = run.model.state_dict() | {"skipped": torch.tensor(run.progress.skipped)}
+    for name, parameter in run.model.named_parameters():
+        if parameter.grad is not None:
+            tensors["gradient of " + name] = parameter.grad
+    return {name: value.clone().contiguous() for name, value in tensors.items()}
 
 
 def stop_of_one(images, out):
@@ -86,11 +88,8 @@ def stop_of_one(images, out):
 if __name__ == "__main__":
     images, folder = sys.argv[1:]
     rank = os.environ["RANK"]
-    original_noise = sampling.gumbel_noise
     for case in CASES:
-        sampling.gumbel_noise = original_noise
         tensors = weights_after(case, images, folder, spoil_rank=1)
         save_file(tensors, f"{folder}/{case}.{rank}.safetensors")
-    sampling.gumbel_noise = original_noise
     save_file(stop_of_one(images, folder), f"{folder}/stop.{rank}.safetensors")
     torch.distributed.destroy_process_group()
