@@ -49,9 +49,7 @@ def show_images(images: Tensor, columns: int, titles: Sequence[str] | None = Non
     import matplotlib.pyplot as plt
 
     rows = -(-len(images) // columns)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(0.75 * columns, 0.75 * rows), squeeze=False
-    )
+    figure, axes = plt.subplots(rows, columns, figsize=(0.75 * columns, 0.75 * rows), squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
     for axis, image in zip(axes.flat, images, strict=False):

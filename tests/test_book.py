@@ -154,11 +154,13 @@ def test_buttons_that_need_the_repository_appear_only_with_its_address(tmp_path,
     assert 'url: ""' in config
     (tmp_path / "_config.yml").write_text(config.replace('url: ""', f'url: "{address}"'))
     (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: page\n")
-    (tmp_path / "page.md").write_text("# A page\n\nText.\n")
+    page = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# A page\n\nText.")])
+    page.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
+    nbformat.write(page, tmp_path / "page.ipynb")
     program = Path(sys.executable).with_name("jupyter-book")
     build = subprocess.run([program, "build", tmp_path], capture_output=True, text=True)
     assert build.returncode == 0, build.stdout + build.stderr
     page = (tmp_path / "_build" / "html" / "page.html").read_text()
     assert ("btn-source-repository-button" in page) == bool(address)
     assert ("mybinder.org" in page) == bool(address)
-    assert ("/edit/main/page.md" in page) == bool(address)
+    assert ("/edit/main/page.ipynb" in page) == bool(address)

@@ -1,0 +1,82 @@
+"""Time the library against simpler code and a peer package: `python -m benchmarks`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from benchmarks import quantisers, training
+from benchmarks.timing import Timing
+from rrvqlib import cli
+from rrvqlib.errors import UserError
+
+NAMES = ("training", "responsibilities", "nearest")
+
+
+def measure(name: str, size: str, repeats: int, device: str) -> list[Timing]:
+    """The timings of one benchmark; the first is the library's own."""
+    if name == "training":
+        return training.training_step(repeats, device)
+    try:
+        return getattr(quantisers, name)(size, repeats, device)
+    except ImportError as error:
+        raise UserError(
+            f"{error.name} is not installed: pip install vector-quantize-pytorch"
+        ) from None
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Times in milliseconds, and as ratios to the first row of each table. Ways of"
+        " doing one thing take turns, so that other load hits them alike.",
+    )
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=", ".join(NAMES) + " (default: all)"
+    )
+    parser.add_argument("--size", default="layer", choices=tuple(quantisers.SIZES),
+                        help="of the quantisers' inputs N, K, D: "
+                        + ", ".join(f"{k} {v}" for k, v in quantisers.SIZES.items()))  # fmt: skip
+    parser.add_argument("--repeats", type=int, default=11, help="of every way (default: 11)")
+    parser.add_argument("--threads", type=int, default=0, help="of torch (default: its own choice)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers there")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = make_parser().parse_args(argv)
+    if unknown := set(args.names) - set(NAMES):
+        raise UserError(f"no benchmark {', '.join(sorted(unknown))}; choose of {', '.join(NAMES)}")
+    if args.repeats < 1 or args.threads < 0:
+        raise UserError("--repeats must be at least 1 and --threads 0 or more")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    results = {
+        "torch": torch.__version__,
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "size": dict(zip("NKD", quantisers.SIZES[args.size], strict=True)),
+    }
+    print(f"torch {torch.__version__}, {device}, {results['threads']} threads, {results['size']}")
+    for name in args.names or NAMES:
+        timings = measure(name, args.size, args.repeats, device)
+        results[name] = [asdict(t) for t in timings]
+        print(f"\n{name:<28}{'median':>9}{'least':>9}{'most':>9} ms   ratio")
+        for t in timings:
+            ratio = t.median / timings[0].median
+            print(f"{t.name:<28}{t.median:>9.2f}{t.least:>9.2f}{t.most:>9.2f}    {ratio:>6.2f}")
+        if name == "training":  # first, before anything else needs memory
+            results["peak_memory_mib"] = training.peak_memory_mib(device)
+            print(f"a step of {training.BATCH} images; peak {results['peak_memory_mib']:.0f} MiB")
+    if args.json:
+        args.json.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    cli.run(main)

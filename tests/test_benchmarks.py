@@ -1,0 +1,54 @@
+"""The benchmarks run from the command line and compare like with like."""
+
+import json
+
+import pytest
+import torch
+
+from benchmarks import quantisers
+from benchmarks.__main__ import main
+from rrvqlib import cli
+from rrvqlib.embeddings import Codebook
+from rrvqlib.responsibilities import log_responsibilities
+
+
+def test_the_smallest_benchmark_writes_its_numbers(tmp_path, capsys):
+    out = tmp_path / "numbers.json"
+    main(["responsibilities", "--size", "small", "--repeats", "2", "--json", str(out)])
+    results = json.loads(out.read_text())
+    assert [t["name"] for t in results["responsibilities"]] == [
+        "rrvqlib, matrix product", "naive broadcast"]  # fmt: skip
+    assert all(0 < t["least"] <= t["median"] <= t["most"] for t in results["responsibilities"])
+    assert "ratio" in capsys.readouterr().out
+
+
+def test_matrix_product_equals_broadcast_in_value_and_gradient():
+    torch.manual_seed(0)
+    codebook = Codebook(7, 5)
+    with torch.no_grad():
+        codebook.raw_log_variances.normal_()
+    features = torch.randn(11, 5, requires_grad=True)
+    results = []
+    for function in (log_responsibilities, quantisers.broadcast_responsibilities):
+        codebook.zero_grad()
+        features.grad = None
+        value = function(features, codebook)
+        value.square().sum().backward()
+        gradients = [features.grad, codebook.means.grad, codebook.raw_log_variances.grad]
+        results.append([value.detach(), *(g.clone() for g in gradients)])
+    for ours, naive in zip(*results, strict=True):
+        torch.testing.assert_close(ours, naive, rtol=1e-4, atol=1e-4)
+
+
+def test_the_peer_package_finds_the_same_codes(capsys):
+    pytest.importorskip("vector_quantize_pytorch")
+    main(["nearest", "--size", "small", "--repeats", "1"])
+    assert "vector-quantize-pytorch" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("argv", [["nothing"], ["--repeats", "0"]])
+def test_bad_arguments_end_with_a_message(argv, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.run(main, argv)
+    assert stop.value.code == 2
+    assert "error:" in capsys.readouterr().err
