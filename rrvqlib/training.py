@@ -35,6 +35,7 @@ from rrvqlib.checkpoint import (
 )
 from rrvqlib.configs import RunConfig
 from rrvqlib.elbo import bits_per_dim, training_loss
+from rrvqlib.embeddings import Codebook
 from rrvqlib.errors import UserError
 from rrvqlib.models import VAE, build
 from rrvqlib.run_folder import read_metrics
@@ -182,6 +183,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         # The same weights and the same first batch in every process.
         self.model = build(config.model_config).to(self.device, memory_format=self.layout)
+        self.codebooks = [m for m in self.model.modules() if isinstance(m, Codebook)]
         self.train_images = splits.train.to(self.device)
         first = epoch_order(config.seed, 0, len(splits.train))[:INIT_IMAGES]
         self.model.initialise(self.images_at(first))
@@ -265,6 +267,8 @@ class Trainer:
         else:
             progress.skipped_in_a_row = 0
             self.optimizer.step()
+            for codebook in self.codebooks:
+                codebook.project_()
             if self.average is not None:
                 self.average.update_parameters(self.model)
             window = progress.window

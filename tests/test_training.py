@@ -187,8 +187,12 @@ def test_a_disk_that_fills_up_ends_the_run_and_room_lets_it_go_on(images, tmp_pa
 def test_a_run_killed_while_it_is_scored_is_scored_when_resumed(images, tmp_path, monkeypatch):
     config, out = replace(TINY, dataset=images), tmp_path / "run"
     out.mkdir()
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
     with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
-        m.setattr(training.pictures, "write_run_pictures", lambda *_: signal.raise_signal(2))
+        m.setattr(training.pictures, "write_run_pictures", interrupt)
         train(config, out, "tiny", show_progress=False)
     assert not (out / "results.json").exists()
     results = train(config, out, "tiny", resume=True, show_progress=False)
@@ -386,3 +390,15 @@ def test_training_lowers_the_score(images, tmp_path):
     trainer(config, tmp_path / "run").run(show_progress=False)
     lines = metrics(tmp_path / "run")
     assert lines[-1]["valid_bits_per_dim"] < lines[0]["valid_bits_per_dim"] - 0.1
+
+
+def test_log_variances_that_hit_their_bound_come_back(images, tmp_path):
+    run = trainer(replace(TINY, dataset=images), tmp_path / "run")
+    raw = run.codebooks[0].raw_log_variances
+    with torch.no_grad():
+        raw.fill_(9.0)
+    run.step()
+    assert raw.max() == 5.0  # on the edge, where the clamp passes gradients again
+    raw.grad = None
+    run.codebooks[0].log_variances.sum().backward()
+    assert (raw.grad == 1).all()
