@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= 1
 export PYTHONHASHSEED = 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test train chapters lint format clean
+.PHONY: help setup book test train chapters figures results lint format clean
 
 help: ## show this help
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,6 +31,12 @@ train: $(READY) ## train the default run into runs/photos (2 minutes, no downloa
 
 chapters: $(READY) ## run the chapters again and store their outputs
 	$(BIN)/python tools/run_chapters.py
+
+figures: $(READY) ## draw the diagrams of book/figures again
+	$(BIN)/python tools/draw_figures.py
+
+results: $(READY) ## write the results page again from book/results
+	$(BIN)/python tools/results_page.py
 
 lint: $(READY) ## check style
 	$(BIN)/ruff check .

@@ -10,8 +10,8 @@ from rrvqlib.configs import RunConfig
 
 # A layer below this many nats per latent variable carries nothing.
 COLLAPSED_NATS = 0.01
-# Fewer than this share of the codes in use: the rest are dead weight.
-DEAD_SHARE = 0.5
+# A layer whose perplexity is below this share of K has dead codes.
+DEAD_SHARE = 0.2
 
 
 def findings(config: RunConfig, metrics: list[dict[str, Any]]) -> list[str]:
@@ -31,12 +31,16 @@ def dead_codes(config: RunConfig, metrics: list, last: dict) -> list[str]:
     if not last["perplexity"]:
         return []
     pairs = enumerate(zip(last["perplexity"], config.codes_per_layer, strict=True), start=1)
-    return [
-        f"layer {layer} uses the equivalent of {used:.0f} of its {K} codes (perplexity): fewer"
-        " codes would do, or the codebook learns too slowly (raise --codebook_lr_factor, try"
-        " --codebook_init kmeans)"
+    dead = [
+        f"layer {layer} uses the equivalent of {used:.0f} of its {K} codes"
         for layer, (used, K) in pairs
-        if used < DEAD_SHARE * K and used < 0.2 * K
+        if used < DEAD_SHARE * K
+    ]
+    if not dead:
+        return []
+    return [
+        "; ".join(dead) + " (perplexity): fewer --codes would do, or the codebooks learn too slowly"
+        " (raise --codebook_lr_factor)"
     ]
 
 

@@ -163,9 +163,9 @@ def spatial(config: RunConfig) -> RunConfig:
 OPEN = "score open: not run yet"
 
 RUNS: dict[str, NamedRun] = {
-    "photos": NamedRun(PHOTOS, "2 minutes on 2 CPU cores", OPEN),
-    "cifar10-cpu": NamedRun(CIFAR10_CPU, "70 minutes on a CPU core", OPEN),
-    "cifar10-cpu-l32": NamedRun(CIFAR10_CPU_L32, "an hour on a CPU core", OPEN),
+    "photos": NamedRun(PHOTOS, "2 minutes on 2 CPU cores", "measured 6.02 bits/dim"),
+    "cifar10-cpu": NamedRun(CIFAR10_CPU, "85 minutes on a CPU core", "measured 4.85"),
+    "cifar10-cpu-l32": NamedRun(CIFAR10_CPU_L32, "an hour on a CPU core", "measured 5.14"),
     "appb-rvq": NamedRun(APPB_RVQ, "1 minute on 2 CPU cores", "Fig B.2: patchy samples"),
     "appb-spatial": NamedRun(APPB_SPATIAL, "1 minute on 2 CPU cores", "Fig B.2: patchy samples"),
     "apph-mlp": NamedRun(APPH_MLP, "1 minute on 2 CPU cores", "Fig H.10: uniform samples"),

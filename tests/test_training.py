@@ -75,10 +75,11 @@ def test_a_resumed_run_equals_an_unbroken_one(kind, images, tmp_path):
     config = replace(TINY, dataset=images, **kind)
     trainer(config, tmp_path / "unbroken").run(show_progress=False)
     broken = trainer(config, tmp_path / "broken")
-    for _ in range(7):  # past a checkpoint (6) and an evaluation (4): both must be repeated
+    log = training.MetricsLog(broken.out, 0)
+    for _ in range(9):  # past a checkpoint (6) and an evaluation (8), which must be repeated
         broken.step()
-        if broken.progress.step == 4:
-            broken.report(training.MetricsLog(broken.out, 0))
+        if broken.progress.step in (4, 8):
+            broken.report(log)
         if broken.progress.step == 6:
             broken.save()
     again = trainer(config, tmp_path / "broken")
@@ -134,6 +135,8 @@ def test_a_run_stopped_by_a_signal_goes_on_as_if_nothing_had_happened(
 @pytest.mark.parametrize("kind", ["cosine", "plateau", "vqvae"])
 def test_a_run_killed_again_and_again_ends_as_an_unbroken_one(kind, images, tmp_path):
     config = replace(TINY, dataset=images, steps=40, save_every=1, **KINDS[kind])
+    if kind == "plateau":  # a rate that makes the score go up and down
+        config = replace(config, eval_every=2, lr=0.2)
     out, draw = tmp_path / "killed", random.Random(kind)
 
     def saved_at():
@@ -162,6 +165,8 @@ def test_a_run_killed_again_and_again_ends_as_an_unbroken_one(kind, images, tmp_
     work()
     trainer(config, tmp_path / "unbroken").run(show_progress=False)
     assert_same_run(tmp_path / "unbroken", out)
+    if kind == "plateau":
+        assert len({line["lr"] for line in metrics(out)}) > 2
 
 
 def test_a_disk_that_fills_up_ends_the_run_and_room_lets_it_go_on(images, tmp_path):

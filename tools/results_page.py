@@ -136,7 +136,7 @@ python -m rrvqlib.train --run cifar10-cpu-l32 --dataset npz:data/cifar10.npz \\
 
 The paper's 3.94 is a model of some 85 million parameters trained for up to 500 epochs; these saw
 five epochs and fewer. They show that the recipe trains, that several layers carry bits, and what
-it costs. Both use edge bins, where the paper uses Kingma's form; on these data the two differ by
+it costs. The six-layer run was stopped at step 631 and resumed. Both use edge bins, where the paper uses Kingma's form; on these data the two differ by
 a few hundredths of a bit. Full-scale runs are named in `rrvqlib/runs.py` and have not been made."""
 
 
