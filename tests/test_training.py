@@ -89,6 +89,28 @@ def test_a_resumed_run_equals_an_unbroken_one(kind, images, tmp_path):
     assert_same_run(tmp_path / "unbroken", tmp_path / "broken")
 
 
+def test_the_plateau_schedule_remembers_bad_evaluations_when_resumed(images, tmp_path):
+    config = replace(TINY, dataset=images, **{**KINDS["plateau"], "lr": 1e-2, "lr_min": 7e-3})
+    run = trainer(config, tmp_path / "run")
+    for score in (5.0, 6.0):  # the best, then one worse
+        run.scheduler.step(score)
+    run.save()
+    again = trainer(config, tmp_path / "run")
+    again.resume()
+
+    def factors():
+        slow, fast = (group["lr"] for group in again.optimizer.param_groups)
+        assert fast == pytest.approx(5 * slow)
+        return slow / 1e-2
+
+    found = []
+    for _ in range(4):
+        again.scheduler.step(5.5)
+        found.append(factors())
+    # Down at the second bad one in a row, the first after the resumption; at last the floor.
+    assert found == pytest.approx([0.8, 0.8, 0.7, 0.7])
+
+
 def start(images, out, *more):
     command = [sys.executable, "-m", "rrvqlib.train", "--dataset", images, "--out", str(out)]
     return subprocess.Popen(
