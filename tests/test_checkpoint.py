@@ -7,6 +7,8 @@ import random
 import resource
 import signal
 import stat
+import subprocess
+import sys
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -152,15 +154,21 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, mon
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from rrvqlib import checkpoint
+
+checkpoint.os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+checkpoint.write_atomically(Path(sys.argv[1]), lambda temporary: temporary.write_text("new"))
+"""
+
+
 def test_a_kill_between_write_and_rename_leaves_the_old_file(tmp_path):
     path = tmp_path / "file"
     write_atomically(path, lambda temporary: temporary.write_text("old"))
-    child = os.fork()
-    if child == 0:
-        checkpoint.os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-        write_atomically(path, lambda temporary: temporary.write_text("new"))
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    killed = subprocess.run([sys.executable, "-c", KILLED, path], timeout=120)
+    assert killed.returncode == -signal.SIGKILL
     assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 2
     (tmp_path / (checkpoint.UNFINISHED + "model")).mkdir()
     prepare_directory(tmp_path)  # the next run clears up

@@ -2,7 +2,7 @@
 
 import json
 import math
-import os
+import multiprocessing
 import random
 import resource
 import signal
@@ -15,15 +15,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_runs import SMALL_FILES, TINY, VQVAE, write_images
+from tiny_runs import SMALL_FILES, TINY, VQVAE, start_or_resume, trainer, write_images
 
-from rrvqlib import data, training
+from rrvqlib import training
 from rrvqlib.checkpoint import CHECKPOINT, load_model, load_state
 from rrvqlib.configs import RunConfig
 from rrvqlib.errors import UserError
 from rrvqlib.models import build
 from rrvqlib.training import (
-    Trainer,
     batch_indices,
     kl_weight_at,
     lr_factor_at,
@@ -45,12 +44,6 @@ KINDS = {
 @pytest.fixture
 def images(tmp_path):
     return write_images(tmp_path / "images.npz")
-
-
-def trainer(config, out):
-    out.mkdir(exist_ok=True)
-    splits = data.load(config.dataset, image_size=config.image_size)
-    return Trainer(config, splits, out, "tiny")
 
 
 def metrics(folder):
@@ -114,7 +107,7 @@ def test_the_plateau_schedule_remembers_bad_evaluations_when_resumed(images, tmp
 def start(images, out, *more):
     command = [sys.executable, "-m", "rrvqlib.train", "--dataset", images, "--out", str(out)]
     return subprocess.Popen(
-        [*command, *SMALL_FILES, "--steps", "60", "--eval_every", "30", "--save_every", "1",
+        [*command, *SMALL_FILES, "--steps", "40", "--eval_every", "20", "--save_every", "1",
          *more],
         stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
     )  # fmt: skip
@@ -146,7 +139,7 @@ def test_a_run_stopped_by_a_signal_goes_on_as_if_nothing_had_happened(
     assert process.returncode == 128 + signum, errors
     assert "saved" in errors and "--resume" in errors and "Traceback" not in errors
     state = load_state(out / CHECKPOINT)
-    assert 0 < state["progress"]["step"] <= 60
+    assert 0 < state["progress"]["step"] <= 40
     process = start(images, out, *flags, "--resume")
     assert process.wait(timeout=120) == 0
     config = RunConfig(**{**state["config"], "dataset": images})
@@ -164,27 +157,25 @@ def test_a_run_killed_again_and_again_ends_as_an_unbroken_one(kind, images, tmp_
     def saved_at():
         return (out / CHECKPOINT).stat().st_mtime_ns if (out / CHECKPOINT).exists() else 0
 
-    def work():
-        run = trainer(config, out)
-        if saved_at():
-            run.resume()
-        run.run(show_progress=False)
-
+    # Not forked from here: a child killed while it holds a lock shared with its parent (the
+    # progress bars have one) would leave the parent waiting for ever.
+    clean = multiprocessing.get_context("forkserver")
+    clean.set_forkserver_preload(["tiny_runs"])
     out.mkdir()
-    for _ in range(5):
+    kills = 0
+    for _ in range(4):
         before = saved_at()
-        child = os.fork()
-        if child == 0:
-            try:
-                work()
-            finally:
-                os._exit(0)
+        child = clean.Process(target=start_or_resume, args=(config, out))
+        child.start()
         wait_until(lambda before=before: saved_at() != before)
         time.sleep(draw.uniform(0, 0.04))
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        assert load_state(out / CHECKPOINT)["progress"]["step"] > 0
-    work()
+        child.kill()
+        child.join(60)
+        kills += child.exitcode == -signal.SIGKILL
+        if load_state(out / CHECKPOINT)["progress"]["step"] == config.steps:
+            break
+    assert kills
+    start_or_resume(config, out)
     trainer(config, tmp_path / "unbroken").run(show_progress=False)
     assert_same_run(tmp_path / "unbroken", out)
     if kind == "plateau":

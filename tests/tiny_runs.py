@@ -2,7 +2,10 @@
 
 import numpy as np
 
+from rrvqlib import data
+from rrvqlib.checkpoint import CHECKPOINT
 from rrvqlib.configs import RunConfig
+from rrvqlib.training import Trainer
 
 TINY = RunConfig(
     image_size=8,
@@ -37,3 +40,15 @@ def write_images(path, side=8, train=40, test=12):
 
     np.savez(path, train_images=images(train), test_images=images(test))
     return f"npz:{path}"
+
+
+def trainer(config, out):
+    out.mkdir(exist_ok=True)
+    return Trainer(config, data.load(config.dataset, image_size=config.image_size), out, "tiny")
+
+
+def start_or_resume(config, out):
+    run = trainer(config, out)
+    if (out / CHECKPOINT).exists():
+        run.resume()
+    run.run(show_progress=False)

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from tiny_runs import TINY, VQVAE
 
 from rrvqlib import data, sampling, training
+from rrvqlib.errors import UserError
 
 STEPS = 3
 CASES = {
@@ -87,6 +88,16 @@ def stop_of_one(images, out):
     return {}
 
 
+def odd_batch(images, out):
+    """The message for a batch that two processes cannot share."""
+    config = replace(TINY, dataset=images, batch_size=7)
+    try:
+        training.Trainer(config, data.load(images, image_size=8), Path(out), "odd")
+    except UserError as error:
+        return str(error)
+    return ""
+
+
 if __name__ == "__main__":
     images, folder = sys.argv[1:]
     rank = os.environ["RANK"]
@@ -94,4 +105,5 @@ if __name__ == "__main__":
         tensors = weights_after(case, images, folder, spoil_rank=1)
         save_file(tensors, f"{folder}/{case}.{rank}.safetensors")
     save_file(stop_of_one(images, folder), f"{folder}/stop.{rank}.safetensors")
+    Path(folder, f"odd.{rank}.txt").write_text(odd_batch(images, folder))
     torch.distributed.destroy_process_group()
