@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate import Accelerator, PartialState
+from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import AveragedModel
@@ -167,14 +167,11 @@ class Trainer:
 
     def __init__(self, config: RunConfig, splits: data.Splits, out: Path, name: str):
         self.config, self.splits, self.out, self.name = config, splits, out, name
+        join_processes(config)
         self.accelerator = Accelerator(
-            cpu=config.device == "cpu" or not torch.cuda.is_available(),
+            cpu=on_cpu(config),
             mixed_precision="bf16" if config.precision == "bf16" else "no",
-            kwargs_handlers=[
-                DistributedDataParallelKwargs(gradient_as_bucket_view=True),
-                # One process scores while the others wait, longer than the usual half hour.
-                InitProcessGroupKwargs(timeout=timedelta(hours=12)),
-            ],
+            kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
         )
         self._check_devices()
         self.device = self.accelerator.device
@@ -600,6 +597,16 @@ def check_same_run(stored: dict[str, Any], config: RunConfig) -> None:
             )
 
 
+def on_cpu(config: RunConfig) -> bool:
+    return config.device == "cpu" or not torch.cuda.is_available()
+
+
+def join_processes(config: RunConfig) -> PartialState:
+    """Meet the other processes of this run, if it was launched with several."""
+    # One process scores while the others wait, longer than the usual half hour.
+    return PartialState(cpu=on_cpu(config), timeout=timedelta(hours=12))
+
+
 def train(
     config: RunConfig, out: Path, name: str, resume: bool = False, show_progress: bool = True
 ) -> dict[str, Any] | None:
@@ -609,7 +616,8 @@ def train(
         UserError: something that the user can mend.
         Stopped: a signal came; the run is saved.
     """
-    splits = data.load(config.dataset, config.data_dir, config.image_size)
+    with join_processes(config).main_process_first():  # one alone downloads
+        splits = data.load(config.dataset, config.data_dir, config.image_size)
     trainer = Trainer(config, splits, out, name)
     if resume:
         trainer.resume()

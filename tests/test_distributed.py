@@ -74,6 +74,12 @@ def test_a_batch_that_cannot_be_shared_is_refused(both):
         assert "--batch_size 7: must be a multiple of 2 processes" in text
 
 
+def test_one_process_loads_before_the_other(both):
+    # Or both would download into one folder.
+    found = [(both[0] / f"turn.{rank}.txt").read_text() for rank in (0, 1)]
+    assert found == ["[False]", "[True]"]
+
+
 def test_torchrun_trains_to_the_end(tmp_path):
     images = write_images(tmp_path / "images.npz")
     out = tmp_path / "run"

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -98,6 +99,22 @@ def odd_batch(images, out):
     return ""
 
 
+def load_in_turn(images, out):
+    """Whether the other process's images were there when this one began to load its own."""
+    rank, load, found = int(os.environ["RANK"]), data.load, []
+
+    def slow_load(*args):
+        found.append(Path(out, f"loaded.{1 - rank}").exists())
+        time.sleep(1 - rank)
+        Path(out, f"loaded.{rank}").touch()
+        return load(*args)
+
+    data.load = slow_load
+    config = replace(TINY, dataset=images, steps=1)
+    training.train(config, Path(out), "in turn", show_progress=False)
+    return str(found)
+
+
 if __name__ == "__main__":
     images, folder = sys.argv[1:]
     rank = os.environ["RANK"]
@@ -106,4 +123,5 @@ if __name__ == "__main__":
         save_file(tensors, f"{folder}/{case}.{rank}.safetensors")
     save_file(stop_of_one(images, folder), f"{folder}/stop.{rank}.safetensors")
     Path(folder, f"odd.{rank}.txt").write_text(odd_batch(images, folder))
-    torch.distributed.destroy_process_group()
+    Path(folder, "in turn").mkdir(exist_ok=True)
+    Path(folder, f"turn.{rank}.txt").write_text(load_in_turn(images, Path(folder, "in turn")))
