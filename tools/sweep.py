@@ -43,6 +43,7 @@ VARIANTS: dict[str, dict] = {
     "diagonal": {"covariance": "diagonal"},
     "fixed": {"covariance": "fixed"},
     "direct": {"prior": "direct"},
+    "direct-fixed": {"prior": "direct", "covariance": "fixed"},
     "kmeans": {"codebook_init": "kmeans"},
     "unit-init": {"codebook_init": "unit"},
     "init-scale-0.3": {"init_scale": 0.3},
