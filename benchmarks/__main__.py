@@ -10,18 +10,20 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import quantisers, training
+from benchmarks import coding, quantisers, training
 from benchmarks.timing import Timing
 from rrvqlib import cli
 from rrvqlib.errors import UserError
 
-NAMES = ("training", "responsibilities", "nearest")
+NAMES = ("training", "responsibilities", "nearest", "coding")
 
 
 def measure(name: str, size: str, repeats: int, device: str) -> list[Timing]:
     """The timings of one benchmark; the first is the library's own."""
     if name == "training":
         return training.training_step(repeats, device)
+    if name == "coding":
+        return coding.coding(repeats)
     try:
         return getattr(quantisers, name)(size, repeats, device)
     except ImportError as error:

@@ -46,6 +46,25 @@ def log_bin_mass(images: Tensor, mean: Tensor, log_scale: Tensor, edge_bins: boo
     return log_mass
 
 
+def bin_masses(mean: Tensor, log_scale: Tensor, edge_bins: bool) -> Tensor:
+    """The mass of each of the 256 pixel values at once, for coding in float64.
+
+    Args:
+        mean, log_scale, edge_bins: as for `log_bin_mass`.
+
+    Returns:
+        (..., 256) float64 that sum to 1: without edge bins, the exponentials of `log_bin_mass`
+        divided by their sum, for a coder has no use for mass that no pixel value takes.
+    """
+    edges = torch.arange(257, dtype=torch.float64, device=mean.device) / 256 - 0.5
+    inverse_scale = (-log_scale.double()).exp().unsqueeze(-1)
+    below = ((edges - mean.double().unsqueeze(-1)) * inverse_scale).sigmoid()  # (..., 257)
+    if edge_bins:
+        below[..., 0], below[..., -1] = 0.0, 1.0
+    masses = below.diff(dim=-1)
+    return masses if edge_bins else masses / masses.sum(-1, keepdim=True)
+
+
 class DiscretisedLogistic(nn.Module):
     """Independent discretised logistics for all sub-pixels, their scale learnt.
 

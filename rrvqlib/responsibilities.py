@@ -45,7 +45,7 @@ def log_relaxed(features: Tensor, codebook: Codebook) -> Tensor:
     features, means = _same_size(features, codebook)
     with torch.autocast(features.device.type, enabled=False):
         centre = means.detach().mean(0)  # distances do not change, rounding errors shrink
-        features, means = features.float() - centre, means - centre
+        features, means = at_least_float32(features) - centre, means - centre
         # -|e - E|^2 / 2 = e.E - |E|^2 / 2 - |e|^2 / 2, and the last term is the same for all codes.
         logits = features @ means.T - means.square().sum(1) / 2  # (..., K)
         return logits.log_softmax(-1)
@@ -74,7 +74,7 @@ def log_responsibilities(features: Tensor, codebook: Codebook) -> Tensor:
     # bfloat16 would cost several nats here: always in float32.
     with torch.autocast(features.device.type, enabled=False):
         centre = means.detach().mean(0)  # distances do not change, rounding errors shrink
-        features, means = features.float() - centre, means - centre
+        features, means = at_least_float32(features) - centre, means - centre
         precision = (-log_variances).exp()  # (K,) or (K, D)
         squares = features.square()
         if precision.ndim == 1:
@@ -86,6 +86,11 @@ def log_responsibilities(features: Tensor, codebook: Codebook) -> Tensor:
         constant = (means.square() * precision).sum(1) + codebook.log_normaliser  # (K,)
         logits = F.linear(torch.cat([features, squares], dim=-1), weights, -constant / 2)
         return logits.log_softmax(-1)
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """float32, or float64 left as it is."""
+    return values if values.dtype == torch.float64 else values.float()
 
 
 def _same_size(features: Tensor, codebook: Codebook) -> tuple[Tensor, Tensor]:

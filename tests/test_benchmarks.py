@@ -46,6 +46,12 @@ def test_the_peer_package_finds_the_same_codes(capsys):
     assert "vector-quantize-pytorch" in capsys.readouterr().out
 
 
+def test_coding_is_timed(capsys):
+    pytest.importorskip("constriction")
+    main(["coding", "--repeats", "1"])
+    assert "the coder alone" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("argv", [["nothing"], ["--repeats", "0"]])
 def test_bad_arguments_end_with_a_message(argv, capsys):
     with pytest.raises(SystemExit) as stop:

@@ -1,0 +1,158 @@
+"""Images to a file and back, with a trained model: `python -m rrvqlib.compress encode|decode`."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rrvqlib import cli
+from rrvqlib.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m rrvqlib.compress",
+        description="Compress images with a trained hierarchy: without loss (bits-back coding), or"
+        " by the codes of its topmost layers. Images of any size are cut into tiles of the"
+        " model's.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="encode|decode")
+    encode = commands.add_parser("encode", help="images -> a file")
+    decode = commands.add_parser("decode", help="a file -> images")
+    for command in (encode, decode):
+        command.add_argument("model", type=Path, metavar="MODEL", help="folder of a run")
+    encode.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="picture files")
+    encode.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write")
+    encode.add_argument(
+        "--lossy",
+        action="store_true",
+        help="send codes alone; the pictures that come out are reconstructions",
+    )
+    encode.add_argument(
+        "--layers",
+        type=int,
+        metavar="N",
+        help="lossy: keep the N topmost layers of codes (default: all)",
+    )
+    decode.add_argument("file", type=Path, metavar="FILE", help="what encode has written")
+    decode.add_argument(
+        "--out",
+        type=Path,
+        default=Path("."),
+        metavar="DIR",
+        help="folder for the PNG files, named as the images were (default: this one)",
+    )
+    return parser
+
+
+def read_image(path: Path) -> Tensor:
+    """A picture file as uint8 (3, H, W)."""
+    import numpy as np
+    import torch
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as picture:
+            return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; name a picture file") from None
+    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path} cannot be read as a picture ({error}); name another") from None
+
+
+def encode(args: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    from rrvqlib.checkpoint import load_model, write_atomically
+    from rrvqlib.codec import Codec
+    from rrvqlib.container import Container, Entry, cut, fingerprint, join, pack, pixel_digest
+
+    model = load_model(args.model)
+    codec, side = Codec(model), model.config.image_size
+    layers = codec.layers if args.layers is None else args.layers
+    if not 1 <= layers <= codec.layers:
+        raise UserError(f"--layers {layers}: this model has 1 to {codec.layers}")
+    if args.layers is not None and not args.lossy:
+        raise UserError("--layers keeps a part of the codes; add --lossy")
+    images = [read_image(path) for path in args.images]
+    entries = tuple(
+        Entry(path.name, image.shape[2], image.shape[1])
+        for path, image in zip(args.images, images, strict=True)
+    )
+    tiles = [tile for image in images for tile in cut(image, side)]
+    bar = tqdm(tiles, desc="encoding", unit="tile", disable=None)
+    if args.lossy:
+        coded, seen = codec.encode_codes(bar, layers)
+        decoded = join(seen, entries)
+    else:
+        coded, decoded = codec.encode(bar), images
+    mode = "lossy" if args.lossy else "lossless"
+    marks = fingerprint(model), pixel_digest(decoded)
+    data = pack(Container(mode, layers, side, *marks, entries, coded.words))
+    write_atomically(args.out, lambda temporary: temporary.write_bytes(data))
+    dims = sum(image.numel() for image in images)
+    plural = "image" if len(images) == 1 else "images"
+    rate = 8 * len(data) / dims
+    text = f"{args.out}: {len(images)} {plural}, {len(data)} bytes, {rate:.3f} bits/dim"
+    if args.lossy:
+        pairs = zip(images, decoded, strict=True)
+        error = sum((a.float() - b.float()).square().sum().item() for a, b in pairs)
+        quality = 10 * math.log10(255**2 * dims / error) if error else math.inf
+        print(f"{text}, {quality:.1f} dB PSNR with {layers} of {codec.layers} layers")
+    else:
+        print(f"{text}; net {coded.net_bits / dims:.3f}, and {coded.initial_bits} initial bits")
+
+
+def decode(args: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    from rrvqlib.checkpoint import load_model, prepare_directory
+    from rrvqlib.codec import DECODE_REMEDY, Codec
+    from rrvqlib.container import fingerprint, join, pixel_digest, unpack
+    from rrvqlib.pictures import write_png
+
+    try:
+        data = args.file.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {args.file} ({error.strerror}); name another file") from None
+    container = unpack(data, str(args.file))
+    model = load_model(args.model)
+    if fingerprint(model) != container.model:
+        raise UserError(f"{args.file} was written with another model; name that one's folder")
+    stems = [Path(entry.name).stem for entry in container.entries]
+    names = [f"{stem}.png" if stems.count(stem) == 1 else f"{stem}-{n}.png"
+             for n, stem in enumerate(stems, start=1)]  # fmt: skip
+    prepare_directory(args.out)
+    for name in names:
+        if (args.out / name).exists():
+            raise UserError(f"{args.out / name} exists; choose another --out")
+    codec = Codec(model)
+    with tqdm(total=container.tiles, desc="decoding", unit="tile", disable=None) as bar:
+        if container.mode == "lossy":
+            tiles = codec.decode_codes(
+                container.words, container.tiles, container.layers, bar.update
+            )
+        else:
+            tiles = codec.decode(container.words, container.tiles, bar.update)
+    images = join(tiles, container.entries)
+    if pixel_digest(images) != container.pixels:
+        # Intact file, right model: then this machine's arithmetic is not that of the writer.
+        raise UserError(f"{args.file} comes out otherwise than it went in; {DECODE_REMEDY}")
+    for name, image in zip(names, images, strict=True):
+        write_png(args.out / name, image)
+    print(f"{args.out}: {', '.join(names)}")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = make_parser().parse_args(argv)
+    {"encode": encode, "decode": decode}[args.command](args)
+
+
+if __name__ == "__main__":
+    cli.run(main)

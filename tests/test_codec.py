@@ -1,0 +1,179 @@
+"""Coded images come back bit for bit, at the price of the ELBO, on any number of threads."""
+
+import math
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_runs import TINY
+
+from rrvqlib.checkpoint import save_model
+from rrvqlib.codec import FREQUENCY_BITS, Codec, Stack, frequencies
+from rrvqlib.errors import UserError
+from rrvqlib.likelihood import bin_masses, log_bin_mass
+from rrvqlib.models import build
+
+pytest.importorskip("constriction", reason="needs pip's constriction")
+
+
+def make_model(**changes):
+    torch.manual_seed(0)
+    model = build(replace(TINY, **{"codes": (16,), **changes}).model_config)
+    model.initialise(make_images(32))
+    return model.eval()
+
+
+def make_images(count, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randint(0, 256, (count, 3, 2, 2), generator=generator, dtype=torch.uint8)
+    return coarse.repeat_interleave(4, 2).repeat_interleave(4, 3)
+
+
+@given(st.integers(2, 300), st.integers(0, 2**32 - 1), st.floats(0.01, 20))
+@settings(max_examples=60, deadline=None)
+def test_frequencies_are_whole_positive_and_sum_to_the_total(codes, seed, spread):
+    torch.manual_seed(seed)
+    p = (spread * torch.randn(5, codes)).double().softmax(1)
+    whole = frequencies(p)
+    assert whole.min() >= 1 and (whole.sum(1) == 1 << FREQUENCY_BITS).all()
+    # The price of rounding: at most -log2(1 - K / 2^16) bits.
+    loss = np.log2(p.numpy() * (1 << FREQUENCY_BITS) / whole)
+    assert loss.max() <= -math.log2(1 - codes / (1 << FREQUENCY_BITS)) + 1e-12
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 200))
+@settings(max_examples=30, deadline=None)
+def test_a_stack_gives_back_what_was_pushed_at_its_price(seed, count):
+    torch.manual_seed(seed)
+    p = (3 * torch.randn(count, 9)).double().softmax(1)
+    symbols = torch.multinomial(p, 1)[:, 0]
+    stack = Stack()
+    stack.push(symbols, p)
+    ideal = -p.gather(1, symbols[:, None]).log2().sum().item()
+    assert stack.bits <= ideal + 0.01 * count + 64
+    again = Stack(stack.words())
+    assert torch.equal(again.pop(p), symbols)
+
+
+@pytest.mark.parametrize("edge_bins", [True, False])
+def test_all_masses_at_once_equal_the_likelihood(edge_bins):
+    mean, log_scale = torch.linspace(-0.5, 0.5, 21), torch.tensor(-3.0)
+    values = torch.arange(256).view(256, 1)
+    each = log_bin_mass(values, mean, log_scale, edge_bins).exp().T.double()
+    masses = bin_masses(mean, log_scale, edge_bins)
+    torch.testing.assert_close(masses.sum(-1), torch.ones(21).double())
+    each = each / each.sum(1, keepdim=True)
+    torch.testing.assert_close(masses, each, rtol=1e-3, atol=1e-7)
+
+
+VARIANTS = [
+    {},
+    {"edge_bins": True, "covariance": "diagonal"},
+    {"prior": "direct", "covariance": "fixed", "top_prior": "uniform"},
+    {"decoder_input": "concat", "blocks": 2, "codes": (16, 5)},
+]
+
+
+@pytest.mark.parametrize("changes", VARIANTS)
+def test_images_come_back_and_the_initial_bits_too(changes):
+    codec = Codec(make_model(**changes))
+    images = make_images(5, seed=1)
+    coded = codec.encode(images)
+    calls = []
+    assert torch.equal(torch.stack(codec.decode(coded.words, 5, lambda: calls.append(1))), images)
+    assert len(calls) == 5
+    assert coded.initial_bits < 5 * 300  # only what was touched is kept
+
+
+def test_the_net_length_is_the_elbo():
+    model, images = make_model(edge_bins=True), make_images(60, seed=2)
+    net = Codec(model).encode(images).net_bits
+    torch.manual_seed(0)
+    with torch.no_grad():
+        draws = [model(images, None).log_weight.sum().item() for _ in range(30)]
+    promised = -np.mean(draws) / math.log(2)
+    assert net == pytest.approx(promised, rel=0.01)
+
+
+def test_codes_cost_what_the_prior_says():
+    model, images = make_model(), make_images(40, seed=3)
+    coded, seen = Codec(model).encode_codes(images, layers=2)
+    assert all(map(torch.equal, Codec(model).decode_codes(coded.words, 40, 2), seen))
+    with torch.no_grad():
+        double = Codec(model)
+        ideal = 0.0
+        for image in images:
+            features = double._features(image.unsqueeze(0))
+            codes, _ = double._run(lambda *at, f=features: double._posterior(f, *at).argmax(1))
+            prices = []
+            double._run(lambda i, layer, state, c=codes, p=prices: p.append(
+                -double._prior(layer, state).gather(1, c[i][:, None]).log2().sum().item()
+            ) or c[i])  # fmt: skip
+            ideal += sum(prices)
+    assert coded.net_bits == pytest.approx(ideal, rel=0.002, abs=64)
+
+
+def test_fewer_layers_cost_fewer_bits_and_come_back():
+    codec, images = Codec(make_model()), make_images(6, seed=4)
+    (one, seen), (both, _) = codec.encode_codes(images, 1), codec.encode_codes(images, 2)
+    assert one.net_bits < both.net_bits
+    assert all(map(torch.equal, codec.decode_codes(one.words, 6, 1), seen))
+
+
+def test_neighbours_in_the_chain_do_not_matter():
+    codec, images = Codec(make_model()), make_images(4, seed=5)
+    alone = [codec.encode_codes(images[i : i + 1], 2)[1][0] for i in range(4)]
+    assert all(map(torch.equal, codec.encode_codes(images, 2)[1], alone))
+
+
+DECODE = """
+import sys
+import numpy as np, torch
+from rrvqlib.checkpoint import load_model
+from rrvqlib.codec import Codec
+words = np.load(sys.argv[2], allow_pickle=False)
+images = Codec(load_model(sys.argv[1])).decode(words, 3)
+np.save(sys.argv[3], torch.stack(images).numpy(), allow_pickle=False)
+"""
+
+
+def test_another_process_with_other_threads_decodes_the_same(tmp_path):
+    model, images = make_model(channels=16), make_images(3, seed=6)
+    save_model(model, tmp_path)
+    from rrvqlib.checkpoint import load_model
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        coded = Codec(load_model(tmp_path)).encode(images)
+        assert torch.get_num_threads() == 4  # left as it was
+    finally:
+        torch.set_num_threads(threads)
+    np.save(tmp_path / "words.npy", coded.words, allow_pickle=False)
+    command = [sys.executable, "-c", DECODE, tmp_path, tmp_path / "words.npy", tmp_path / "out.npy"]
+    subprocess.run(command, check=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert np.array_equal(np.load(tmp_path / "out.npy"), images.numpy())
+
+
+def test_foreign_bits_are_refused():
+    codec, images = Codec(make_model()), make_images(3, seed=7)
+    words = codec.encode(images).words.copy()
+    words[0] ^= 1  # of the initial bits, which no image touches but which must be there again
+    with pytest.raises(UserError, match="do not decode with this model"):
+        codec.decode(words, 3)
+    with pytest.raises(UserError, match="do not decode with this model"):
+        codec.decode(words[5:], 3)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"latent": "gaussian"}, {"model": "relaxed-vqvae", "pyramid": (4,)}]
+)
+def test_models_without_a_hierarchy_of_codes_are_refused(changes):
+    with pytest.raises(UserError, match="only hierarchies of codes"):
+        Codec(make_model(**changes))

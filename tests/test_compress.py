@@ -1,0 +1,184 @@
+"""The file format refuses what it did not write; the command line loses nothing."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from test_codec import make_model
+
+from rrvqlib import cli, compress
+from rrvqlib.checkpoint import save_model
+from rrvqlib.container import Container, Entry, cut, digest, fingerprint, join, pack, unpack
+from rrvqlib.errors import UserError
+
+WORDS = np.arange(40, dtype=np.uint32) * 99_999_989
+ENTRIES = (Entry("a.png", 30, 20), Entry("ü.jpg", 7, 9))
+FILE = Container("lossy", 3, 8, b"12345678", b"abcdefgh", ENTRIES, WORDS)
+DATA = pack(FILE)
+
+
+def test_a_file_is_unpacked_as_it_was_packed():
+    again = unpack(DATA, "file")
+    assert np.array_equal(again.words, WORDS)
+    fields = ("mode", "layers", "tile", "model", "pixels", "entries")
+    assert all(getattr(again, f) == getattr(FILE, f) for f in fields)
+    assert again.tiles == 4 * 3 + 1 * 2
+
+
+damage = st.one_of(
+    st.tuples(st.just("cut"), st.integers(0, len(DATA) - 1)),
+    st.tuples(st.just("flip"), st.integers(0, 8 * len(DATA) - 1)),
+    st.tuples(st.just("byte"), st.integers(0, len(DATA) - 1), st.integers(1, 255)),
+    st.tuples(st.just("append"), st.binary(min_size=1, max_size=20)),
+    st.tuples(st.just("foreign"), st.binary(max_size=200)),
+)
+
+
+@given(damage)
+@settings(max_examples=10_000, deadline=None)
+def test_no_damaged_file_is_taken(how):
+    data = bytearray(DATA)
+    match how:
+        case "cut", length:
+            data = data[:length]
+        case "flip", bit:
+            data[bit // 8] ^= 1 << bit % 8
+        case "byte", at, change:
+            data[at] ^= change
+        case "append", more:
+            data += more
+        case "foreign", other:
+            data = other
+    with pytest.raises(UserError, match="damaged or incomplete|was not written by"):
+        unpack(bytes(data), "file")
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=500, deadline=None)
+def test_a_file_that_lies_about_itself_ends_in_an_error_or_in_what_it_says(seed):
+    """Its checksum is right: somebody made it on purpose."""
+    draw, data = random.Random(seed), bytearray(DATA[:-8])
+    for _ in range(draw.randint(1, 4)):
+        data[draw.randrange(4, len(data))] = draw.randrange(256)
+    try:
+        found = unpack(bytes(data) + digest(bytes(data)), "file")
+    except UserError:
+        return
+    assert all("/" not in e.name and e.name not in ("", "..") for e in found.entries)
+
+
+def test_names_lead_into_no_other_folder():
+    hostile = Container(
+        "lossy", 1, 8, b"12345678", b"abcdefgh", (Entry("../../x.png", 8, 8),), WORDS
+    )
+    assert unpack(pack(hostile), "file").entries[0].name == "x.png"
+
+
+@pytest.mark.parametrize(("width", "height"), [(8, 8), (20, 9), (3, 17)])
+def test_tiles_join_to_the_image(width, height):
+    image = torch.randint(0, 256, (3, height, width), dtype=torch.uint8)
+    tiles = cut(image, 8)
+    assert len(tiles) == -(-width // 8) * -(-height // 8)
+    entries = (Entry("a", width, height), Entry("b", width, height))
+    first, second = join([*tiles, *tiles.flip(0).flip(0)], entries)
+    assert torch.equal(first, image) and torch.equal(second, image)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A model, another model, and two pictures."""
+    folder = tmp_path_factory.mktemp("compress")
+    for name in ("model", "other"):
+        (folder / name).mkdir()
+    save_model(make_model(), folder / "model")
+    save_model(make_model(code_size=4), folder / "other")
+    rng = np.random.default_rng(0)
+    for name, size in (("one.png", (16, 8)), ("two.bmp", (9, 11))):
+        coarse = rng.integers(0, 256, (-(-size[1] // 4), -(-size[0] // 4), 3), dtype=np.uint8)
+        pixels = coarse.repeat(4, 0).repeat(4, 1)[: size[1], : size[0]]
+        Image.fromarray(pixels).save(folder / name)
+    return folder
+
+
+def run(*arguments):
+    """Exit code of the command line."""
+    try:
+        cli.run(compress.main, [str(a) for a in arguments])
+    except SystemExit as end:
+        return end.code or 0
+    return 0
+
+
+def test_pictures_make_the_round_trip(folder, tmp_path, capsys):
+    pictures = [folder / "one.png", folder / "two.bmp"]
+    assert run("encode", folder / "model", *pictures, "--out", tmp_path / "file") == 0
+    assert "2 images" in capsys.readouterr().out
+    assert run("decode", folder / "model", tmp_path / "file", "--out", tmp_path / "out") == 0
+    for name, path in (("one.png", pictures[0]), ("two.png", pictures[1])):
+        assert np.array_equal(Image.open(tmp_path / "out" / name), Image.open(path))
+    # Nothing is overwritten.
+    assert run("decode", folder / "model", tmp_path / "file", "--out", tmp_path / "out") == 2
+    assert "exists; choose another --out" in capsys.readouterr().err
+
+
+def test_lossy_files_shrink_with_the_layers(folder, tmp_path, capsys):
+    sizes = []
+    for layers in (1, 2):
+        out = tmp_path / f"file{layers}"
+        arguments = ("--lossy", "--layers", layers, "--out", out)
+        assert run("encode", folder / "model", folder / "one.png", *arguments) == 0
+        assert run("decode", folder / "model", out, "--out", tmp_path / str(layers)) == 0
+        sizes.append(out.stat().st_size)
+    assert sizes[0] < sizes[1] and "dB PSNR with 2 of 2 layers" in capsys.readouterr().out
+
+
+def test_what_cannot_be_done_is_said(folder, tmp_path, capsys):
+    file = tmp_path / "file"
+    assert run("encode", folder / "model", folder / "one.png", "--out", file) == 0
+    capsys.readouterr()
+    cut_off = tmp_path / "cut"
+    cut_off.write_bytes(file.read_bytes()[:-9])
+    out = ("--out", tmp_path / "out")
+    cases = {
+        "written with another model": ("decode", folder / "other", file, *out),
+        "damaged or incomplete": ("decode", folder / "model", cut_off, *out),
+        "was not written by": ("decode", folder / "model", folder / "one.png", *out),
+        "cannot read": ("decode", folder / "model", tmp_path / "none", *out),
+        "does not exist": ("encode", folder / "model", tmp_path / "none.png", *out),
+        "cannot be read as a picture": ("encode", folder / "model", file, *out),
+        "this model has 1 to 2": ("encode", folder / "model", folder / "one.png", "--lossy",
+                                  "--layers", 3, *out),
+        "add --lossy": ("encode", folder / "model", folder / "one.png", "--layers", 1, *out),
+        "cannot write": ("encode", folder / "model", folder / "one.png", "--out", tmp_path),
+    }  # fmt: skip
+    for message, arguments in cases.items():
+        assert run(*arguments) == 2, message
+        errors = capsys.readouterr().err
+        assert message in errors and "Traceback" not in errors
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_arithmetic_is_noticed_and_no_picture_is_written(
+    folder, tmp_path, capsys, monkeypatch
+):
+    arguments = ("--lossy", "--out", tmp_path / "file")
+    assert run("encode", folder / "model", folder / "one.png", *arguments) == 0
+    from rrvqlib import codec
+
+    monkeypatch.setattr(codec, "reals_to_pixels", lambda mean: (mean * 0).to(torch.uint8))
+    assert run("decode", folder / "model", tmp_path / "file", "--out", tmp_path / "out") == 2
+    assert "comes out otherwise" in capsys.readouterr().err
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_the_fingerprint_is_of_weights_and_settings():
+    model = make_model()
+    before = fingerprint(model)
+    assert fingerprint(make_model()) == before
+    with torch.no_grad():
+        next(model.parameters()).add_(1e-3)
+    assert fingerprint(model) != before
