@@ -13,13 +13,13 @@ import torch
 from PIL import Image
 from tiny_runs import SMALL_FILES, write_images
 
-from rrvqlib import cli, diagnose, evaluate, reconstruct, sample, train
+from rrvqlib import cli, compress, diagnose, evaluate, reconstruct, sample, train
 from rrvqlib.checkpoint import CHECKPOINT
 from rrvqlib.configs import RunConfig
 from rrvqlib.runs import RUNS
 
 COMMANDS = {"train": train, "evaluate": evaluate, "sample": sample, "reconstruct": reconstruct,
-            "diagnose": diagnose}  # fmt: skip
+            "diagnose": diagnose, "compress": compress}  # fmt: skip
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
 
