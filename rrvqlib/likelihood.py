@@ -53,8 +53,8 @@ def bin_masses(mean: Tensor, log_scale: Tensor, edge_bins: bool) -> Tensor:
         mean, log_scale, edge_bins: as for `log_bin_mass`.
 
     Returns:
-        (..., 256) float64 that sum to 1: without edge bins, the exponentials of `log_bin_mass`
-        divided by their sum, for a coder has no use for mass that no pixel value takes.
+        (..., 256) float64 that sum to 1. Without edge bins they are the exponentials of
+        `log_bin_mass` divided by their sum, for a coder has no use for mass that no pixel takes.
     """
     edges = torch.arange(257, dtype=torch.float64, device=mean.device) / 256 - 0.5
     inverse_scale = (-log_scale.double()).exp().unsqueeze(-1)

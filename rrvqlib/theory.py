@@ -127,56 +127,77 @@ def random_codebook_entropies(
     return entropy(embedding_radius(first, distance, reading, radius) * radius * along)
 
 
-# Checkers: each proves a statement by computer algebra, or raises.
+# Checkers: each proves a statement by computer algebra, or raises, under `python -O` too.
 
 
-def assert_identity(left: sympy.Expr, right: sympy.Expr) -> None:
+class NotProved(Exception):
+    """A checker could not prove the statement: it is wrong, or beyond sympy."""
+
+
+def prove_identity(left: sympy.Expr, right: sympy.Expr) -> None:
     """Prove that two expressions are equal wherever their (positive) symbols are.
 
     Raises:
-        AssertionError: the difference does not simplify to zero.
+        NotProved: the difference does not simplify to zero.
     """
     import sympy
 
     difference = sympy.expand_log(sympy.sympify(left) - sympy.sympify(right), force=True)
     rest = sympy.simplify(sympy.powsimp(sympy.expand(difference)))
-    assert rest == 0, f"not an identity: left - right = {rest}"
+    if rest != 0:
+        raise NotProved(f"not an identity: left - right = {rest}")
 
 
-def assert_series(
+def prove_series(
     expression: sympy.Expr,
     expansion: sympy.Expr,
     remainder: sympy.Expr,
     variable: sympy.Symbol,
     order: int,
 ) -> None:
-    """Prove expression = expansion + remainder + o(variable^order) as the variable goes to 0.
+    """Prove expression = expansion + remainder + o(variable^order) as the variable falls to 0.
 
     The remainder is the leading one: it must be of that very order, and not be zero, so that
     neither a missing nor a superfluous term goes unnoticed.
 
     Raises:
-        AssertionError: it is not.
+        NotProved: the limit of (expression - expansion) / variable^order is another one.
     """
     import sympy
 
-    limit = sympy.limit((expression - expansion) / variable**order, variable, 0, "+")
     expected = sympy.simplify(remainder / variable**order)
-    assert expected != 0, "a remainder of zero claims nothing"
-    assert sympy.simplify(limit - expected) == 0, (
-        f"the remainder's coefficient is {limit}, not {expected}"
-    )
+    if expected == 0:
+        raise NotProved("a remainder of zero claims nothing")
+    limit = sympy.limit((expression - expansion) / variable**order, variable, 0, "+")
+    if sympy.simplify(limit - expected) != 0:
+        raise NotProved(f"the remainder's coefficient is {limit}, not {expected}")
 
 
-def assert_decreasing(
+def prove_limit(
+    expression: sympy.Expr, variable: sympy.Symbol, point: sympy.Expr, value: sympy.Expr
+) -> None:
+    """Prove what an expression tends to as the variable goes to a point, from above if finite.
+
+    Raises:
+        NotProved: the limit is another one.
+    """
+    import sympy
+
+    limit = sympy.limit(expression, variable, point)
+    if limit != value and sympy.simplify(limit - value) != 0:
+        raise NotProved(f"the limit is {limit}, not {value}")
+
+
+def prove_decreasing(
     expression: sympy.Expr, derivative: sympy.Expr, variable: sympy.Symbol
 ) -> None:
     """Prove that an expression falls strictly in a variable, given what its derivative is.
 
     Raises:
-        AssertionError: the derivative is another one, or is not negative for positive symbols.
+        NotProved: the derivative is another one, or is not negative for positive symbols.
     """
     import sympy
 
-    assert_identity(sympy.diff(expression, variable), derivative)
-    assert derivative.is_negative, f"sympy cannot tell that {derivative} is negative"
+    prove_identity(sympy.diff(expression, variable), derivative)
+    if not derivative.is_negative:
+        raise NotProved(f"sympy cannot tell that {derivative} is negative")
