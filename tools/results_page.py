@@ -117,14 +117,14 @@ bits/dim:
 
 {sweep}
 
-Differences below 0.03 are within the noise of one seed. Where the layers sit decides most: with one
-layer per scale the rate ceiling is near and the score far behind. The learning rate comes next, as it
+Another seed moves a score by up to 0.05 ({{doc}}`08-ablation` has three of them for four of these
+rows), so smaller differences say little. Where the layers sit decides most: with one layer per scale the rate ceiling is near and the score far behind. The learning rate comes next, as it
 does in many early comparisons; code that joins inside the residual block does better than code added
 to the state; k-means does worse than small random codes. A short run favours large learning rates, so
 the long ones below use 12e-3 (six layers) and 8e-3 (32 layers), with edge bins and a temperature that
-falls to 0.3. Further variants (diagonal covariance, direct prior, K of 16 and 256, Adam, batch 16) are
-ready in `tools/sweep.py` and have not been run. The two long runs were started before the rows on
-pyramids and normalisers were measured.
+falls to 0.3. Further variants (K of 16 and 256, Adam, batch 16) are ready in `tools/sweep.py` and have
+not been run. The two long runs were started before the rows on pyramids, normalisers and priors were
+measured.
 
 ## Six layers
 
