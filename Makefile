@@ -34,6 +34,7 @@ chapters: $(READY) ## run the chapters again and store their outputs
 
 figures: $(READY) ## draw the diagrams of book/figures again
 	$(BIN)/python tools/draw_figures.py
+	$(BIN)/python tools/export_tiny_hierarchy.py
 
 results: $(READY) ## write the results page again from book/results
 	$(BIN)/python tools/results_page.py
