@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from statistics import mean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rrvqlib.configs import RunConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # A layer below this many nats per latent variable carries nothing.
 COLLAPSED_NATS = 0.01
@@ -115,3 +118,27 @@ def direction(config: RunConfig, metrics: list, last: dict) -> list[str]:
     if len(scores) >= 4 and mean(scores[-3:-1]) - scores[-1] > 0.02:
         return ["the validation score was still falling at the end: more --steps would help"]
     return []
+
+
+def within_image_share(images: Tensor) -> float:
+    """Share of the colour variance of a set of images that lies within images.
+
+    The variance about the mean colour of the set, over all pixels and summed over the channels,
+    splits into that of pixels about the mean of their image and that of these means. Constant
+    images score 0; images of M independent patches of equal size score 1 - 1/M on average.
+
+    Args:
+        images: (N, C, H, W), two images or more; any scale, as the share does not depend on it.
+
+    Raises:
+        ValueError: there are fewer than two images, or all pixels have one colour.
+    """
+    if images.ndim != 4 or len(images) < 2:
+        raise ValueError(f"images of shape {tuple(images.shape)}: must be (N, C, H, W), N >= 2")
+    pixels = images.double()
+    centres = pixels.mean((2, 3), keepdim=True)  # (N, C, 1, 1)
+    within = (pixels - centres).square().mean((0, 2, 3)).sum().item()
+    between = centres.var(0, correction=0).sum().item()
+    if within + between == 0:
+        raise ValueError("all pixels have one colour: there is no variance to divide")
+    return within / (within + between)

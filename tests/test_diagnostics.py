@@ -5,9 +5,10 @@ import re
 from dataclasses import replace
 
 import pytest
+import torch
 
 from rrvqlib.configs import RunConfig
-from rrvqlib.diagnostics import findings
+from rrvqlib.diagnostics import findings, within_image_share
 
 CONFIG = RunConfig(pyramid=(16, 8), codes=(64,))
 
@@ -102,3 +103,36 @@ def test_a_vqvae_always_pays_log_k_and_is_not_told_so():
 def test_gaussian_latents_have_no_codes(config):
     rates = [bits(config, layer, 9.0) for layer in range(config.layers)]  # above log K
     assert findings(config, run(config, kl_bits_per_dim=rates, perplexity=None)) == []
+
+
+def test_within_image_share_of_constant_images_is_0_and_of_equal_images_1():
+    colours = torch.rand(5, 3, 1, 1)
+    assert within_image_share(colours.expand(-1, -1, 4, 4)) == pytest.approx(0, abs=1e-12)
+    copies = torch.rand(1, 3, 4, 4).expand(5, -1, -1, -1)
+    assert within_image_share(copies) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("side", [1, 2, 4])
+def test_within_image_share_of_independent_patches(side):
+    generator = torch.Generator().manual_seed(0)
+    patches = torch.randint(256, (4000, 3, side, side), generator=generator)
+    images = patches.repeat_interleave(8 // side, 2).repeat_interleave(8 // side, 3).byte()
+    assert within_image_share(images) == pytest.approx(1 - 1 / side**2, abs=0.01)
+
+
+def test_within_image_share_by_the_law_of_total_variance_and_on_any_scale():
+    images = torch.randint(256, (6, 3, 4, 5), generator=torch.Generator().manual_seed(1)).byte()
+    by_image = images.double().flatten(2)  # (N, C, H * W)
+    total = by_image.transpose(0, 1).flatten(1).var(1, correction=0).sum()
+    within = by_image.var(2, correction=0).mean(0).sum()
+    share = within_image_share(images)
+    assert share == pytest.approx((within / total).item())
+    assert within_image_share(images / 255 - 0.5) == pytest.approx(share)
+
+
+@pytest.mark.parametrize(
+    "images", [torch.rand(1, 3, 4, 4), torch.rand(3, 4, 4), torch.ones(5, 3, 4, 4)]
+)
+def test_within_image_share_of_nothing_to_divide(images):
+    with pytest.raises(ValueError):
+        within_image_share(images)
