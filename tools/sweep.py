@@ -3,7 +3,8 @@
 python tools/sweep.py --dataset npz:PATH --out book/results/sweep-cifar10.jsonl NAME [NAME ...]
 
 Appends one line for each variant named: its score, what differs from the base, what it cost.
-Every variant sees the same number of images; no test image is touched.
+Variants join with a plus, as in codebook-x1+direct. Every one sees the same number of images; no
+test image is touched.
 """
 
 from __future__ import annotations
@@ -58,8 +59,17 @@ VARIANTS: dict[str, dict] = {
 }
 
 
+def variant(name: str) -> str:
+    """The name, if it is one variant or several joined by a plus."""
+    for part in name.split("+"):
+        if part not in VARIANTS:
+            raise argparse.ArgumentTypeError(f"{part}: no such variant")
+    return name
+
+
 def run(name: str, dataset: str, seed: int) -> dict:
-    config = replace(BASE, dataset=dataset, seed=seed, **VARIANTS[name])
+    changes = {k: v for part in name.split("+") for k, v in VARIANTS[part].items()}
+    config = replace(BASE, dataset=dataset, seed=seed, **changes)
     splits = data.load(config.dataset, config.data_dir, config.image_size)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(config, splits, Path(folder), name)
@@ -67,7 +77,7 @@ def run(name: str, dataset: str, seed: int) -> dict:
         last = json.loads((Path(folder) / "metrics.jsonl").read_text().splitlines()[-1])
     return {
         "variant": name,
-        "changes": VARIANTS[name],
+        "changes": changes,
         "seed": seed,
         "dataset": splits.name,
         **last,
@@ -83,7 +93,7 @@ def main() -> None:
     parser.add_argument(
         "names",
         nargs="+",
-        choices=sorted(VARIANTS),
+        type=variant,
         metavar="NAME",
         help="variants: " + ", ".join(VARIANTS),
     )
