@@ -1,5 +1,6 @@
 """The rendered book in headless Chromium: offline, on a phone, in the dark, without errors."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -131,4 +132,42 @@ def test_the_entropy_figure_follows_its_sliders(browser, pages):
     page.keyboard.press("End")  # d = 40
     assert "g = 40.50 nats" in readout.inner_text()
     assert widget.locator("svg path").count() >= 2
+    assert not troubles
+
+
+# Page, figure, the control that is focused, the key that is pressed.
+OPERATED = {
+    "01-bits-per-dimension": ("#logistic-widget", "input[type=range]", "End"),
+    "03-relaxed-vq": ("#gumbel-widget", "input[type=range]", "Home"),
+    "07-hierarchy": ("#layer-bits", "svg", "ArrowRight"),
+}
+
+
+@pytest.mark.parametrize("stem", OPERATED)
+def test_interactive_figures_answer_the_keyboard(stem, browser, pages):
+    (path,) = [p for p in pages if p.stem == stem]
+    page, troubles = open_page(browser, path)
+    selector, control, key = OPERATED[stem]
+    widget = page.locator(selector)
+    before = widget.inner_text(), widget.locator("svg").first.inner_html()
+    widget.locator(control).first.focus()
+    page.keyboard.press(key)
+    after = widget.inner_text(), widget.locator("svg").first.inner_html()
+    assert after[0] != before[0] and after[1] != before[1]
+    assert not troubles
+
+
+def test_the_bits_of_a_layer_are_those_of_its_run(browser, pages):
+    (path,) = [p for p in pages if p.stem == "07-hierarchy"]
+    page, troubles = open_page(browser, path)
+    widget = page.locator("#layer-bits")
+    widget.locator("select").first.select_option("1")
+    kl = json.loads((ROOT / "book/results/cifar10-cpu-l32/results.json").read_text())
+    for layer in range(1, 33):
+        bits = 3072 * kl["kl_bits_per_dim"][layer - 1]
+        words = widget.locator(".lb-status").inner_text()
+        assert f"Layer {layer}:" in words
+        assert float(words.split("codes. ")[1].split(" bits")[0]) == pytest.approx(bits, abs=0.07)
+        widget.locator("svg").focus()
+        page.keyboard.press("ArrowRight")
     assert not troubles
