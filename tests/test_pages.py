@@ -139,6 +139,7 @@ def test_the_entropy_figure_follows_its_sliders(browser, pages):
 OPERATED = {
     "01-bits-per-dimension": ("#logistic-widget", "input[type=range]", "End"),
     "03-relaxed-vq": ("#gumbel-widget", "input[type=range]", "Home"),
+    "04-relaxed-responsibilities": ("#responsibility-widget", "svg g", "ArrowRight"),
     "07-hierarchy": ("#layer-bits", "svg", "ArrowRight"),
 }
 

@@ -1,6 +1,11 @@
 """Responsibilities against Eq. (1), (2) and (6) written out, and against torch.distributions."""
 
+import json
 import math
+import re
+import shutil
+import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -262,3 +267,33 @@ def test_gradients_are_those_of_the_formula_written_out(covariance):
     expected = torch.autograd.grad((logits.log_softmax(-1) * weights).sum(), inputs)
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="no node here to run the figure's script")
+@pytest.mark.parametrize("size", [2, 16, 64])
+@pytest.mark.parametrize("covariance", ["isotropic", "as_printed", "fixed"])
+def test_the_figure_of_chapter_4_computes_the_same(covariance, size):
+    chapter = Path(__file__).parent.parent / "book" / "04-relaxed-responsibilities.ipynb"
+    cells = json.loads(chapter.read_text(encoding="utf-8"))["cells"]
+    page = "".join("".join(cell["source"]) for cell in cells)
+    script = re.search(r"// responsibility-maths.*?// end of responsibility-maths", page, re.S)
+    torch.manual_seed(0)
+    codebook, points = Codebook(5, size, covariance), torch.zeros(20, size)
+    log_variances = torch.randn(5)
+    codebook.means.data.zero_()[:, :2] = 2 * torch.randn(5, 2)
+    points[:, :2] = 3 * torch.randn(20, 2)
+    if covariance != "fixed":
+        codebook.raw_log_variances.data.copy_(log_variances)
+    codes = [
+        {"x": x, "y": y, "logVariance": v}
+        for (x, y), v in zip(codebook.means[:, :2].tolist(), log_variances.tolist(), strict=True)
+    ]
+    call = (
+        f"{script.group(0)}\nconsole.log(JSON.stringify({json.dumps(points[:, :2].tolist())}"
+        f".map(p => logResponsibilities(p, {json.dumps(codes)}, '{covariance}', {size}))))"
+    )
+    done = subprocess.run(["node", "-e", call], capture_output=True, text=True, check=True)
+    theirs = torch.tensor(json.loads(done.stdout))
+    torch.testing.assert_close(
+        theirs, log_responsibilities(points, codebook).detach(), rtol=1e-4, atol=1e-3
+    )
