@@ -37,13 +37,15 @@ class ModelConfig:
 
     model: str = setting(
         "hierarchy",
-        "hierarchy (Eq 3-5), or one layer: vqvae (Eq 1), relaxed-vqvae (Eq 2), spatial-vae (App B)",
-        ("hierarchy", "vqvae", "relaxed-vqvae", "spatial-vae"),
+        "hierarchy (Eq 3-5), or one layer: vqvae (Eq 1), relaxed-vqvae (Eq 2), spatial-vae (App B),"
+        " and the rivals leave-one-out and vimco",
+        ("hierarchy", "vqvae", "relaxed-vqvae", "spatial-vae", "leave-one-out", "vimco"),
     )
     latent: str = setting(
         "codebook",
-        "latents of a hierarchy: codebook (RRVQ) or gaussian (hierarchical Spatial-VAE)",
-        ("codebook", "gaussian"),
+        "latents of a hierarchy: codebook (RRVQ), gaussian (hierarchical Spatial-VAE), nearest"
+        " (VQ-VAE-2) or binary (FouST)",
+        ("codebook", "gaussian", "nearest", "binary"),
     )
     image_size: int = setting(32, "side of the images in pixels")
     pyramid: Sides = setting(
@@ -66,8 +68,9 @@ class ModelConfig:
     init_scale: float = setting(0.1, "standard deviation of ladders, straps, branches at init")
     covariance: str = setting(
         "isotropic",
-        "of codes: isotropic (correct normaliser), diagonal, as_printed (Eq 6), fixed (Eq 2)",
-        ("isotropic", "diagonal", "as_printed", "fixed"),
+        "of codes: isotropic (correct normaliser), diagonal, as_printed (Eq 6), fixed (Eq 2),"
+        " shared (one for all codes: SQ-VAE)",
+        ("isotropic", "diagonal", "as_printed", "fixed", "shared"),
     )
     prior: str = setting(
         "embedding",
@@ -97,6 +100,7 @@ class ModelConfig:
     restart_below: float = setting(
         0.1, "VQ-VAE: restart codes used less often than this per batch; 0: never"
     )
+    samples: int = setting(8, "M, samples an image in training; models leave-one-out and vimco")
     edge_bins: bool = setting(
         False, "likelihood: outermost bins reach to infinity (PixelCNN++), else Kingma's form"
     )
@@ -129,6 +133,7 @@ class ModelConfig:
             f"one number or one for each of the {len(self.pyramid)} layers of the pyramid",
         )
         require(self, "codes", min(self.codes) >= 1, "at least 1")
+        require(self, "samples", self.samples >= 2, "at least 2")
         require(self, "commitment", self.commitment >= 0, "0 or more")
         require(self, "codebook_decay", 0 < self.codebook_decay < 1, "between 0 and 1")
         require(self, "restart_below", self.restart_below >= 0, "0 or more")

@@ -68,7 +68,7 @@ def layers(config: RunConfig, metrics: list, last: dict) -> list[str]:
 
 def learns_rate(config: RunConfig) -> bool:
     """Whether the KL of its categorical latents is learnt: a VQ-VAE pays log K come what may."""
-    return config.latent == "codebook" and config.model in ("hierarchy", "relaxed-vqvae")
+    return config.latent == "codebook" and config.model not in ("vqvae", "spatial-vae")
 
 
 def hot_temperature(config: RunConfig, metrics: list, last: dict) -> list[str]:

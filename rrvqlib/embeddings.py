@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-COVARIANCES = ("isotropic", "diagonal", "as_printed", "fixed")
+COVARIANCES = ("isotropic", "diagonal", "as_printed", "fixed", "shared")
 MAX_LOG_VARIANCE = 5.0
 
 
@@ -20,7 +20,9 @@ class Codebook(nn.Module):
         size: D.
         covariance: `isotropic`, one variance per code and the normaliser of a density in D
             dimensions; `diagonal`, one per code and coordinate; `as_printed`, one per code and
-            the normaliser s^(-1/2) that Eq. (6) prints; `fixed`, all variances 1, Eq. (2).
+            the normaliser s^(-1/2) that Eq. (6) prints; `fixed`, all variances 1, Eq. (2);
+            `shared`, one learnt variance for all codes, whose normaliser cancels: a temperature
+            of the distances (SQ-VAE, Takida et al. 2022).
         init: `normal`, coordinates with standard deviation D^(-1/2), so that codes have length
             about 1; `unit`, standard deviation 1. (`kmeans` starts as `normal` and is then set
             from the first batch by `kmeans_`.)
@@ -34,15 +36,16 @@ class Codebook(nn.Module):
         if covariance == "fixed":
             self.raw_log_variances = None
         else:
-            shape = (codes, size) if covariance == "diagonal" else (codes,)
-            self.raw_log_variances = nn.Parameter(torch.zeros(shape))
+            shapes = {"diagonal": (codes, size), "shared": (1,)}
+            self.raw_log_variances = nn.Parameter(torch.zeros(shapes.get(covariance, (codes,))))
 
     @property
     def log_variances(self) -> Tensor | None:
         """Clamped to +-5; (K,), or (K, D) when diagonal; None when fixed at variance 1."""
         if self.raw_log_variances is None:
             return None
-        return self.raw_log_variances.clamp(-MAX_LOG_VARIANCE, MAX_LOG_VARIANCE)
+        clamped = self.raw_log_variances.clamp(-MAX_LOG_VARIANCE, MAX_LOG_VARIANCE)
+        return clamped.expand(len(self.means)) if self.covariance == "shared" else clamped
 
     @torch.no_grad()
     def project_(self) -> None:
@@ -58,7 +61,7 @@ class Codebook(nn.Module):
         """
         log_variances = self.log_variances
         match self.covariance:
-            case "isotropic":
+            case "isotropic" | "shared":
                 return self.means.shape[1] * log_variances
             case "diagonal":
                 return log_variances.sum(1)

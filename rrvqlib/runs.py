@@ -74,6 +74,40 @@ APPH_MLP = replace(
     APPB_RVQ, network="mlp", pyramid=(4,), channels=256, dataset="swatches", steps=1000
 )
 
+# Chapter 10: rivals and relatives on one budget, 14,400 images; one layer at 16x16, or four.
+
+RIVAL = replace(
+    PHOTOS,
+    dataset="cifar10",
+    model="relaxed-vqvae",
+    pyramid=(16,),
+    covariance="fixed",
+    channels=48,
+    blocks=2,
+    edge_bins=True,
+    steps=450,
+    eval_every=150,
+    save_every=150,
+    iw_k=0,
+)
+FOUR_LAYERS = replace(
+    RIVAL, model="hierarchy", pyramid=parse_sides("16*2,8,4"), covariance="isotropic", blocks=1
+)
+RIVALS = {
+    "vqvae": replace(RIVAL, model="vqvae"),
+    "straight-through": RIVAL,
+    "gumbel-softmax": replace(RIVAL, sample="soft", temperature=0.5, temperature_end=0.1),
+    "sq-vae": replace(RIVAL, covariance="shared"),
+    "rrvq-l1": replace(RIVAL, covariance="isotropic"),
+    "leave-one-out": replace(RIVAL, model="leave-one-out"),
+    "vimco": replace(RIVAL, model="vimco"),
+    "foust-l1": replace(FOUR_LAYERS, latent="binary", pyramid=(16,), blocks=2),
+    "foust-l4": replace(FOUR_LAYERS, latent="binary"),
+    "vq-vae-2": replace(FOUR_LAYERS, latent="nearest", pyramid=(16, 8)),
+    "rrvq-l4": FOUR_LAYERS,
+    "spatial-l4": replace(FOUR_LAYERS, latent="gaussian"),
+}
+
 # Full scale: App. C and the learning schedule of the paper.
 
 PAPER_CIFAR10 = RunConfig(
@@ -170,6 +204,10 @@ RUNS: dict[str, NamedRun] = {
     "appb-spatial": NamedRun(APPB_SPATIAL, "1 minute on 2 CPU cores", "Fig B.2: patchy samples"),
     "apph-mlp": NamedRun(APPH_MLP, "1 minute on 2 CPU cores", "Fig H.10: uniform samples"),
     "vqvae": NamedRun(VQVAE, "1 minute on 2 CPU cores", OPEN),
+    **{
+        f"rival-{name}": NamedRun(config, "3 minutes on a CPU core", "chapter 10")
+        for name, config in RIVALS.items()
+    },
     "cifar10-l5-rrvq": NamedRun(L5_RRVQ, "GPU hours", "paper 4.65"),
     "cifar10-l5-embedding-fixed": NamedRun(
         replace(L5_RRVQ, covariance="fixed"), "GPU hours", "paper 5.11"

@@ -164,7 +164,7 @@ OUT_OF_RANGE = {
     "image_size": ("0", "-8", "1"), "pyramid": ("0", "32", "5", "4,8", "16,-8"),
     "codes": ("0", "-1", "4,4,4"), "code_size": ("0",), "channels": ("0", "-3"), "blocks": ("0",),
     "ladder_blocks": ("-1",), "init_scale": ("0", "-1", "nan", "inf"), "commitment": ("-1", "nan"),
-    "codebook_decay": ("0", "1", "-0.5"), "restart_below": ("-0.1",),
+    "samples": ("1", "0"), "codebook_decay": ("0", "1", "-0.5"), "restart_below": ("-0.1",),
     "seed": ("-1", "99999999999"), "steps": ("0", "-1"), "batch_size": ("0", "-8"),
     "lr": ("0", "-1e-3", "nan", "inf"), "codebook_lr_factor": ("0", "nan"), "lr_warmup": ("-1",),
     "lr_min": ("-1", "1", "nan"), "plateau_patience": ("0",), "max_grad_norm": ("-1", "nan"),

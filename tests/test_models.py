@@ -15,6 +15,7 @@ from rrvqlib.convolutions import ResidualBlock
 from rrvqlib.elbo import importance_weighted_bound, training_loss
 from rrvqlib.likelihood import pixels_to_reals
 from rrvqlib.models import MODELS, HierarchicalVAE, RelaxedVQVAE, build
+from rrvqlib.rivals import RIVALS
 
 TINY = ModelConfig(
     image_size=4, pyramid=(2, 1), codes=(3,), code_size=2, channels=4, codebook_init="unit"
@@ -562,7 +563,7 @@ def test_config_json_holds_the_settings_of_the_model(tmp_path):
 
 
 def test_build_knows_every_model_by_name():
-    for name, kind in MODELS.items():
+    for name, kind in (MODELS | RIVALS).items():
         config = replace(ONE_LAYER, model=name)
         assert type(build(config)) is kind
     assert isinstance(build(ONE_LAYER), RelaxedVQVAE)

@@ -35,7 +35,7 @@ def codebook_of(means, log_variances=None, covariance="isotropic"):
 
 
 def random_codebook(K, D, covariance, seed=0, spread=0.5):
-    shape = (K, D) if covariance == "diagonal" else (K,)
+    shape = {"diagonal": (K, D), "shared": (1,)}.get(covariance, (K,))
     return codebook_of(normal(K, D, seed=seed), spread * normal(*shape, seed=seed + 1), covariance)
 
 
@@ -132,7 +132,7 @@ def test_one_code_has_all_responsibility(covariance):
 def test_a_shift_of_everything_by_1000_changes_nothing(covariance):
     codebook = random_codebook(16, 8, covariance)
     features = normal(50, 8, seed=3)
-    shifted = codebook_of(codebook.means + 1000, codebook.log_variances, covariance)
+    shifted = codebook_of(codebook.means + 1000, codebook.raw_log_variances, covariance)
     there = log_responsibilities(features + 1000, shifted)
     here = log_responsibilities(features, codebook)
     # float32 itself moves a coordinate near 1000 by up to 3e-5.

@@ -26,6 +26,9 @@ ONE_LAYER = replace(HIERARCHY, model="vqvae", pyramid=(4,), codes=(5,))
 MODELS = {
     "hierarchy": HIERARCHY,
     "gaussian-hierarchy": replace(HIERARCHY, latent="gaussian"),
+    "binary-hierarchy": replace(HIERARCHY, latent="binary"),
+    "nearest-hierarchy": replace(HIERARCHY, latent="nearest"),
+    "vimco": replace(ONE_LAYER, model="vimco"),
     "vqvae": ONE_LAYER,
     "relaxed-vqvae": replace(ONE_LAYER, model="relaxed-vqvae"),
     "spatial-vae": replace(ONE_LAYER, model="spatial-vae"),

@@ -35,6 +35,7 @@ VARIANTS: dict[str, dict] = {
     "add": {"decoder_input": "add"},
     "lr-4e-3": {"lr": 4e-3},
     "lr-16e-3": {"lr": 16e-3},
+    "lr-32e-3": {"lr": 32e-3},
     "codebook-x1": {"codebook_lr_factor": 1.0},
     "codebook-x20": {"codebook_lr_factor": 20.0},
     "soft": {"sample": "soft", "temperature": 0.5, "temperature_end": 0.1},

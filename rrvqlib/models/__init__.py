@@ -15,4 +15,6 @@ MODELS: dict[str, type[VAE]] = {
 
 def build(config: ModelConfig) -> VAE:
     """The model that `config.model` names, with fresh weights."""
-    return MODELS[config.model](config)
+    from rrvqlib.rivals import RIVALS  # they are made of the models here
+
+    return (MODELS | RIVALS)[config.model](config)

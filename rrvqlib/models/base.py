@@ -126,9 +126,10 @@ def codebook_latent(config: ModelConfig, layer: int, prior: str) -> CodebookLate
     return CodebookLatent(codebook, prior, config.sample)
 
 
-def nearest_latent(config: ModelConfig) -> NearestLatent:
-    """The VQ-VAE's latents."""
-    codebook = Codebook(config.codes[0], config.code_size, "fixed", config.codebook_init)
+def nearest_latent(config: ModelConfig, layer: int = 0) -> NearestLatent:
+    """The VQ-VAE's latents of one layer (0 is l = 1)."""
+    K = config.codes_per_layer[layer]
+    codebook = Codebook(K, config.code_size, "fixed", config.codebook_init)
     return NearestLatent(
         codebook,
         config.codebook_update,

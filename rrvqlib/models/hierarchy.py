@@ -1,4 +1,4 @@
-"""The hierarchical VAE of Section 3: RRVQ-VAE, or its Gaussian twin, for any pyramid."""
+"""The hierarchical VAE of Section 3 for any pyramid: RRVQ-VAE, its Gaussian twin, its rivals."""
 
 from torch import Tensor, nn
 
@@ -7,7 +7,14 @@ from rrvqlib.decoder import TopDown, TopDownLayer
 from rrvqlib.encoder import BottomUp
 from rrvqlib.latents import LatentDraw
 from rrvqlib.likelihood import pixels_to_reals
-from rrvqlib.models.base import VAE, Inference, codebook_latent, gaussian_latent
+from rrvqlib.models.base import (
+    VAE,
+    Inference,
+    codebook_latent,
+    gaussian_latent,
+    nearest_latent,
+)
+from rrvqlib.rivals.binary import BinaryLatent
 
 
 class HierarchicalVAE(VAE):
@@ -38,8 +45,13 @@ class HierarchicalVAE(VAE):
     @staticmethod
     def _latent(config: ModelConfig, index: int) -> nn.Module:
         uniform = config.top_prior == "uniform" and index == config.layers - 1
-        if config.latent == "gaussian":
-            return gaussian_latent(config, learnt_prior=not uniform)
+        match config.latent:
+            case "gaussian":
+                return gaussian_latent(config, learnt_prior=not uniform)
+            case "binary":
+                return BinaryLatent(config.code_size, learnt_prior=not uniform)
+            case "nearest":
+                return nearest_latent(config, index)
         return codebook_latent(config, index, "uniform" if uniform else config.prior)
 
     def infer(self, images: Tensor, temperature: Tensor | None) -> Inference:
