@@ -17,7 +17,7 @@ def leave_one_out(f: Tensor, log_q: Tensor) -> Tensor:
         log_q: (M, B) nats, of each sample, with gradient. M is 2 or more.
 
     Returns:
-        (B,), worth nothing itself: its gradient is an unbiased estimate of sum_z f(z) grad q(z).
+        (B,), worth nothing itself; its gradient is an unbiased estimate of sum_z f(z) grad q(z).
 
     Raises:
         ValueError: there is only one sample.
@@ -39,7 +39,7 @@ def vimco(log_weights: Tensor, log_q: Tensor) -> Tensor:
         log_q: (M, B) nats, of each sample, with gradient. M is 2 or more.
 
     Returns:
-        (B,) nats: the bound; its gradient is unbiased for the gradient of the bound's mean.
+        The bound, (B,) nats; its gradient is unbiased for the gradient of the bound's mean.
 
     Raises:
         ValueError: there is only one sample.
