@@ -1,6 +1,11 @@
 """The discretised logistic against logistic distribution functions in float64."""
 
+import json
 import math
+import re
+import shutil
+import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -188,3 +193,22 @@ def test_samples_have_the_masses_of_the_bins(mean):
     expected = np.append(mass[common], mass[~common].sum())
     expected *= counts.sum() / expected.sum()
     assert stats.chisquare(groups, expected).pvalue > 1e-3
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="no node here to run the figure's script")
+@pytest.mark.parametrize("edge_bins", [False, True])
+@pytest.mark.parametrize(("mean", "scale"), [(30.0, 8.0), (0.0, 0.5), (255.0, 256.0), (127.5, 2.0)])
+def test_the_figure_of_chapter_1_computes_the_same(mean, scale, edge_bins):
+    chapter = Path(__file__).parent.parent / "book" / "01-bits-per-dimension.ipynb"
+    cells = json.loads(chapter.read_text(encoding="utf-8"))["cells"]
+    page = "".join("".join(cell["source"]) for cell in cells)
+    script = re.search(r"// logistic-maths.*?// end of logistic-maths", page, re.S)
+    edge = json.dumps(edge_bins)
+    call = f"{script.group(0)}\nconsole.log(JSON.stringify(allLogMasses({mean}, {scale}, {edge})))"
+    done = subprocess.run(["node", "-e", call], capture_output=True, text=True, check=True)
+    # The figure speaks of pixel values, the library of numbers between -1/2 and 1/2.
+    here = torch.tensor([(mean + 0.5) / 256 - 0.5], dtype=torch.float64)
+    log_scale = torch.tensor([math.log(scale / 256)], dtype=torch.float64)
+    expected = log_bin_mass(VALUES, here, log_scale, edge_bins)
+    theirs = torch.tensor(json.loads(done.stdout), dtype=torch.float64)
+    torch.testing.assert_close(theirs, expected, rtol=1e-9, atol=1e-9)
