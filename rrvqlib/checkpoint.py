@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from rrvqlib.configs import ModelConfig
+from rrvqlib.configs import ModelConfig, show_setting
 from rrvqlib.errors import UserError
 from rrvqlib.models import VAE, build
 
@@ -220,6 +220,32 @@ def load_model(directory: str | Path) -> VAE:
             f"{weights} is damaged or not of this model ({reason}); copy it anew, or train again"
         ) from None
     return model.eval()
+
+
+def load_weights(model: VAE, directory: str | Path) -> None:
+    """Put the weights of a finished run into a model, or into the first of its two stages.
+
+    Raises:
+        UserError: the run is missing or damaged, or its model is another; the message names the
+            settings that differ.
+    """
+    source = load_model(directory)
+    target = model
+    if source.config != model.config and model.config.second_stage != "none":
+        target = model.first
+    differing = [
+        f.name
+        for f in fields(ModelConfig)
+        if getattr(source.config, f.name) != getattr(target.config, f.name)
+    ]
+    if differing:
+        flags = ", ".join(
+            f"--{name} {show_setting(getattr(source.config, name))}" for name in differing
+        )
+        raise UserError(
+            f"--start_from {directory}: its model has other settings; give {flags}, or another run"
+        )
+    target.load_state_dict(source.state_dict())
 
 
 def prepare_directory(directory: Path) -> None:

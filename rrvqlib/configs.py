@@ -100,6 +100,14 @@ class ModelConfig:
     restart_below: float = setting(
         0.1, "VQ-VAE: restart codes used less often than this per batch; 0: never"
     )
+    second_stage: str = setting(
+        "none",
+        "a prior learnt over the codes of a finished, frozen run (--start_from): pixelcnn"
+        " (VQ-VAE), or greedy, a layer of codes above them (HQA), the pyramid's last",
+        ("none", "pixelcnn", "greedy"),
+    )
+    prior_channels: int = setting(64, "width of the second stage's networks")
+    prior_blocks: int = setting(5, "gated layers of a PixelCNN; residual blocks of a greedy layer")
     samples: int = setting(8, "M, samples an image in training; models leave-one-out and vimco")
     edge_bins: bool = setting(
         False, "likelihood: outermost bins reach to infinity (PixelCNN++), else Kingma's form"
@@ -122,7 +130,7 @@ class ModelConfig:
                 "a finite number",
             )
         self._check_pyramid()
-        for name in ("code_size", "channels", "blocks"):
+        for name in ("code_size", "channels", "blocks", "prior_channels", "prior_blocks"):
             require(self, name, getattr(self, name) >= 1, "at least 1")
         require(self, "ladder_blocks", self.ladder_blocks >= 0, "0 or more")
         require(self, "init_scale", self.init_scale > 0, "above 0")
@@ -134,6 +142,13 @@ class ModelConfig:
         )
         require(self, "codes", min(self.codes) >= 1, "at least 1")
         require(self, "samples", self.samples >= 2, "at least 2")
+        require(
+            self,
+            "second_stage",
+            self.second_stage == "none" or self._has_uniform_codes,
+            "none, unless the first stage has codes under uniform priors (one layer of codes, or"
+            " pixelcnn with --latent nearest)",
+        )
         require(self, "commitment", self.commitment >= 0, "0 or more")
         require(self, "codebook_decay", 0 < self.codebook_decay < 1, "between 0 and 1")
         require(self, "restart_below", self.restart_below >= 0, "0 or more")
@@ -160,11 +175,14 @@ class ModelConfig:
         if self.model == "hierarchy":
             require(self, "network", self.network == "conv", "conv, since model is hierarchy")
         else:
+            greedy = self.second_stage == "greedy"
             require(
                 self,
                 "pyramid",
-                len(self.pyramid) == 1,
-                f"one side only, since {self.model} has one layer",
+                len(self.pyramid) == 1 + greedy,
+                f"one side only, since {self.model} has one layer"
+                if not greedy
+                else "two sides, the one layer's and the greedy layer's",
             )
             require(
                 self,
@@ -172,6 +190,22 @@ class ModelConfig:
                 self.latent == "codebook",
                 f"left out, since model {self.model} settles it",
             )
+
+    @property
+    def _has_uniform_codes(self) -> bool:
+        if self.model == "hierarchy":
+            return self.latent == "nearest" and self.second_stage == "pixelcnn"
+        return self.model != "spatial-vae"
+
+    @property
+    def first_stage(self) -> ModelConfig:
+        """The model whose codes the second stage is about."""
+        layers = self.layers - (self.second_stage == "greedy")
+        values = {f.name: getattr(self, f.name) for f in fields(ModelConfig)}
+        for name in ("second_stage", "prior_channels", "prior_blocks"):
+            del values[name]
+        codes = self.codes if len(self.codes) == 1 else self.codes[:layers]
+        return ModelConfig(**(values | {"pyramid": self.pyramid[:layers], "codes": codes}))
 
     @property
     def layers(self) -> int:
@@ -209,6 +243,11 @@ class RunConfig(ModelConfig):
     )
     data_dir: str = setting("data", "where downloaded data sets are kept")
     seed: int = setting(0, "of initialisation, order and noise")
+    start_from: str = setting(
+        "",
+        "folder of a finished run whose weights this one starts with (its optimiser starts afresh);"
+        " with --second_stage, the run of the first",
+    )
 
     steps: int = setting(1000, "optimiser steps")
     batch_size: int = setting(64, "images per step, global: shared by all processes")
@@ -291,6 +330,13 @@ class RunConfig(ModelConfig):
             require(self, name, getattr(self, name) >= 0, "0 or more")
         for name in ("kl_warmup", "temperature_fraction"):
             require(self, name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
+        require(
+            self,
+            "start_from",
+            self.start_from or self.second_stage == "none",
+            "the folder of a finished run of the first stage, since --second_stage is"
+            f" {self.second_stage}",
+        )
         require(self, "seed", self.seed < 2**24, "below 16777216")  # 40 bits count the steps
         require(self, "ema", 0 <= self.ema < 1, "0 or more and below 1")
         require(self, "lr_min", self.lr_min <= self.lr, f"at most lr ({self.lr})")
@@ -322,9 +368,12 @@ class RunConfig(ModelConfig):
 def require(config: Any, name: str, holds: bool, rule: str) -> None:
     """Raise the error that names the setting, its value and the rule it breaks."""
     if not holds:
-        value = getattr(config, name)
-        shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
-        raise UserError(f"--{name} {shown}: must be {rule}")
+        raise UserError(f"--{name} {show_setting(getattr(config, name))}: must be {rule}")
+
+
+def show_setting(value: Any) -> str:
+    """As one writes it on the command line."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def check_choices(config: Any) -> None:

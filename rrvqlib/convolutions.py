@@ -13,7 +13,7 @@ def conv(
 ) -> nn.Module:
     """A weight-normed convolution that keeps the map's side, or divides it by `stride`."""
     layer = nn.Conv2d(inputs, outputs, kernel, stride, padding=(kernel - 1) // 2)
-    return _weight_normed(layer, init_scale, dim=0)
+    return weight_normed(layer, init_scale)
 
 
 def up_conv(
@@ -30,15 +30,22 @@ def up_conv(
     layer = nn.ConvTranspose2d(
         inputs, outputs, kernel, stride, padding=padding, output_padding=output_padding
     )
-    return _weight_normed(layer, init_scale, dim=1)  # transposed: output channels come second
+    return weight_normed(layer, init_scale, dim=1)  # transposed: output channels come second
 
 
 def linear(inputs: int, outputs: int, init_scale: float = 1.0) -> nn.Module:
     """A weight-normed fully connected layer."""
-    return _weight_normed(nn.Linear(inputs, outputs), init_scale, dim=0)
+    return weight_normed(nn.Linear(inputs, outputs), init_scale)
 
 
-def _weight_normed(layer: nn.Module, init_scale: float, dim: int) -> nn.Module:
+def weight_normed(layer: nn.Module, init_scale: float = 1.0, dim: int = 0) -> nn.Module:
+    """The layer with fresh weights, weight-normed, marked for `data_dependent_init`.
+
+    Args:
+        layer: has weights and biases.
+        init_scale: standard deviation of its output at initialisation.
+        dim: of the weight that counts output channels.
+    """
     nn.init.normal_(layer.weight, std=0.05)
     nn.init.zeros_(layer.bias)
     layer = weight_norm(layer, dim=dim)

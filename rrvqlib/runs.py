@@ -108,6 +108,22 @@ RIVALS = {
     "spatial-l4": replace(FOUR_LAYERS, latent="gaussian"),
 }
 
+# Second stages: each starts from the finished run of its first, and sees as many images again.
+SECOND_STAGES = {
+    "vqvae-pixelcnn": replace(
+        RIVALS["vqvae"], second_stage="pixelcnn", start_from="runs/rival-vqvae"
+    ),
+    "straight-through-pixelcnn": replace(
+        RIVAL, second_stage="pixelcnn", start_from="runs/rival-straight-through"
+    ),
+    "vq-vae-2-pixelcnn": replace(
+        RIVALS["vq-vae-2"], second_stage="pixelcnn", start_from="runs/rival-vq-vae-2"
+    ),
+    "hqa": replace(
+        RIVAL, second_stage="greedy", pyramid=(16, 8), start_from="runs/rival-straight-through"
+    ),
+}
+
 # Full scale: App. C and the learning schedule of the paper.
 
 PAPER_CIFAR10 = RunConfig(
@@ -206,7 +222,7 @@ RUNS: dict[str, NamedRun] = {
     "vqvae": NamedRun(VQVAE, "1 minute on 2 CPU cores", OPEN),
     **{
         f"rival-{name}": NamedRun(config, "3 minutes on a CPU core", "chapter 10")
-        for name, config in RIVALS.items()
+        for name, config in (RIVALS | SECOND_STAGES).items()
     },
     "cifar10-l5-rrvq": NamedRun(L5_RRVQ, "GPU hours", "paper 4.65"),
     "cifar10-l5-embedding-fixed": NamedRun(

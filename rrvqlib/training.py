@@ -27,6 +27,7 @@ from rrvqlib import __version__, data, pictures
 from rrvqlib.checkpoint import (
     CHECKPOINT,
     load_state,
+    load_weights,
     read_json,
     save_model,
     save_state,
@@ -182,8 +183,11 @@ class Trainer:
         self.model = build(config.model_config).to(self.device, memory_format=self.layout)
         self.codebooks = [m for m in self.model.modules() if isinstance(m, Codebook)]
         self.train_images = splits.train.to(self.device)
-        first = epoch_order(config.seed, 0, len(splits.train))[:INIT_IMAGES]
-        self.model.initialise(self.images_at(first))
+        if config.start_from:
+            load_weights(self.model, config.start_from)
+        if config.second_stage != "none" or not config.start_from:
+            first = epoch_order(config.seed, 0, len(splits.train))[:INIT_IMAGES]
+            self.model.initialise(self.images_at(first))
         self.average = None
         if config.ema:
             self.average = AveragedModel(self.model, multi_avg_fn=partial(ema_, config.ema))
@@ -242,7 +246,7 @@ class Trainer:
                 self.accelerator.backward(part_loss)
             loss = loss + part_loss.detach()
             kl = kl + terms.kl.detach().mean(0).max() / len(parts)
-        norm = clip_grad_norm_(self.model.parameters(), config.max_grad_norm or math.inf)
+        norm = clip_grad_norm_(self.model.trained.parameters(), config.max_grad_norm or math.inf)
         self.finish_step(*self.all_mean(torch.stack([loss, norm, kl])).tolist())
 
     def all_mean(self, values: Tensor) -> Tensor:
@@ -580,7 +584,7 @@ def hardware(device: torch.device, processes: int) -> dict[str, Any]:
 
 def check_same_run(stored: dict[str, Any], config: RunConfig) -> None:
     """Raise UserError where a checkpoint was made with settings that change the run."""
-    free = {"data_dir", "device", "save_every", "iw_k", "iw_images"}
+    free = {"data_dir", "start_from", "device", "save_every", "iw_k", "iw_images"}
 
     def comparable(settings: dict[str, Any]) -> dict[str, Any]:
         kind, _, path = settings["dataset"].partition(":")  # the data may lie elsewhere now

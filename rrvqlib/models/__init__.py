@@ -15,6 +15,8 @@ MODELS: dict[str, type[VAE]] = {
 
 def build(config: ModelConfig) -> VAE:
     """The model that `config.model` names, with fresh weights."""
-    from rrvqlib.rivals import RIVALS  # they are made of the models here
+    from rrvqlib.rivals import RIVALS, TwoStageVAE  # they are made of the models here
 
+    if config.second_stage != "none":
+        return TwoStageVAE(config)
     return (MODELS | RIVALS)[config.model](config)

@@ -90,13 +90,18 @@ class VAE(nn.Module, PyTorchModelHubMixin, ABC):
         """Likelihood means given codes drawn from the posterior: uint8 (B, 3, S, S) -> reals."""
         return self.infer(images, None).mean
 
+    @property
+    def trained(self) -> nn.Module:
+        """The part that training changes."""
+        return self
+
     @torch.no_grad()
     def initialise(self, images: Tensor) -> None:
         """Set gains and biases from a batch of uint8 images, then codebooks where asked."""
         one = torch.ones((), device=images.device)
         was_training = self.training
         self.eval()  # moving averages wait for the first training step
-        data_dependent_init(self, lambda: self.infer(images, one))
+        data_dependent_init(self.trained, lambda: self.infer(images, one))
         if self.config.codebook_init == "kmeans":
             self._init_codebooks(images)
         self.train(was_training)
@@ -110,7 +115,8 @@ class VAE(nn.Module, PyTorchModelHubMixin, ABC):
             if isinstance(latent, NearestLatent):  # or its averages would pull the codes back
                 latent.average.reset(latent.codebook)
 
-        hooks = [m.register_forward_pre_hook(fit) for m in self.modules() if hasattr(m, "codebook")]
+        latents = [m for m in self.trained.modules() if hasattr(m, "codebook")]
+        hooks = [latent.register_forward_pre_hook(fit) for latent in latents]
         try:
             self.infer(images, torch.ones((), device=images.device))
         finally:

@@ -1,0 +1,292 @@
+"""A prior learnt afterwards: causal, normalised, scored as enumeration says; the rest frozen."""
+
+import itertools
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny_runs import TINY, start_or_resume, trainer, write_images
+
+from rrvqlib import train
+from rrvqlib.checkpoint import load_model, load_weights, save_model
+from rrvqlib.configs import ModelConfig, RunConfig
+from rrvqlib.errors import UserError
+from rrvqlib.models import build
+from rrvqlib.rivals.pixelcnn import GatedPixelCNN, causal_conv
+from rrvqlib.scoring import score
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def lively(module, seed=0, by=0.5):
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(by * torch.randn_like(parameter))
+    return module.eval()
+
+
+# The PixelCNN.
+
+
+def grids(K, side):
+    """Every grid of codes: (K^(side^2), side, side)."""
+    return torch.tensor(list(itertools.product(range(K), repeat=side**2))).view(-1, side, side)
+
+
+def conditions(conditioned, n):
+    return torch.tensor([[[2, 0], [1, 1]]]).expand(n, -1, -1) if conditioned else None
+
+
+@pytest.mark.parametrize("conditioned", [False, True])
+def test_every_code_depends_on_all_before_it_and_on_none_after(conditioned):
+    net = lively(GatedPixelCNN(3, 8, 4, 3 if conditioned else 0))
+    torch.manual_seed(1)
+    codes = torch.randint(3, (1, 4, 4))
+    told = conditions(conditioned, 1)
+    before = net(codes, told)
+    for changed in range(16):
+        other = codes.clone()
+        other.view(-1)[changed] = (other.view(-1)[changed] + 1) % 3
+        moved = (net(other, told) != before).any(-1).flatten()
+        assert moved.tolist() == [position > changed for position in range(16)]  # no blind spot
+
+
+def test_the_condition_reaches_every_position():
+    net = lively(GatedPixelCNN(3, 8, 2, 3))
+    codes = torch.zeros(1, 4, 4, dtype=torch.long)
+    one, two = (net(codes, torch.full((1, 2, 2), code)) for code in (0, 1))
+    assert (one != two).any(-1).all()
+
+
+def test_probabilities_of_all_grids_sum_to_one():
+    net = lively(GatedPixelCNN(3, 8, 3)).double()
+    total = net.log_prob(grids(3, 2)).double().flatten(1).sum(1).exp().sum()
+    assert total.item() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("conditioned", [False, True])
+def test_samples_have_the_model_s_frequencies(conditioned):
+    net, every = lively(GatedPixelCNN(2, 8, 2, 3 if conditioned else 0)), grids(2, 2)
+    with torch.no_grad():
+        p = net.log_prob(every, told(conditioned, 16)).flatten(1).sum(1).exp()
+        torch.manual_seed(3)
+        drawn = net.sample(20_000, 2, condition=told(conditioned, 20_000))
+    index = (drawn.flatten(1) * torch.tensor([8, 4, 2, 1])).sum(1)
+    counts = torch.bincount(index, minlength=16)
+    chi_square = ((counts - 20_000 * p).square() / (20_000 * p)).sum()
+    assert chi_square < 45  # 15 degrees of freedom: 1 in 10,000
+
+
+def told(conditioned, n):
+    return torch.full((n, 1, 1), 2) if conditioned else None
+
+
+def test_a_causal_convolution_is_a_masked_one():
+    layer = causal_conv(2, 5, 2, 3)
+    masked = torch.zeros(5, 2, 3, 3)
+    masked[:, :, :2] = layer.weight  # the row below is masked
+    maps = torch.randn(1, 2, 4, 4)
+    expected = F.conv2d(maps, masked, layer.bias, padding=1)
+    torch.testing.assert_close(layer(F.pad(maps, (1, 1, 1, 0))), expected)
+
+
+# Two stages as one model.
+
+FIRST = ModelConfig(
+    model="relaxed-vqvae", image_size=4, pyramid=(2,), codes=(2,), code_size=2, channels=3,
+    codebook_init="unit", prior_channels=4, prior_blocks=2,
+)  # fmt: skip
+LEVELS = replace(FIRST, model="hierarchy", latent="nearest", pyramid=(2, 1))
+TWO_STAGES = {
+    "VQ-VAE": replace(FIRST, model="vqvae", second_stage="pixelcnn"),
+    "relaxed": replace(FIRST, second_stage="pixelcnn"),
+    "VQ-VAE-2": replace(LEVELS, second_stage="pixelcnn"),
+    "HQA": replace(FIRST, second_stage="greedy", pyramid=(2, 1), codes=(2, 3)),
+}
+each = pytest.mark.parametrize("config", TWO_STAGES.values(), ids=TWO_STAGES)
+
+
+def images(n=1, seed=5):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (n, 3, 4, 4), generator=generator, dtype=torch.uint8)
+
+
+def log_marginal(model, image):
+    """log p(x), by a sum over all codes of the first stage (and of the layer above)."""
+    prior, latents = model.code_prior, model._latents
+    codes = [grids(2, side) for side in model.config.first_stage.pyramid]
+    if len(codes) == 2:  # all pairs
+        pairs = itertools.product(range(len(codes[0])), range(len(codes[1])))
+        first, second = torch.tensor(list(pairs)).T
+        codes = [codes[0][first], codes[1][second]]
+    if model.config.second_stage == "greedy":
+        upper = torch.arange(3).view(3, 1, 1)
+        tables = prior.log_prob(prior.latent.lookup(upper), latents[0])  # (3, H, W, K)
+        rows = torch.stack(
+            [t.expand(16, -1, -1, -1).gather(-1, codes[0][..., None]).flatten(1).sum(1)
+             for t in tables]
+        )  # fmt: skip
+        log_p = rows.logsumexp(0) - torch.tensor(3.0).log()
+    else:
+        above = [*codes[1:], None]
+        maps = [net.log_prob(z, up) for net, z, up in zip(prior.nets, codes, above, strict=True)]
+        log_p = sum(m.flatten(1).sum(1) for m in maps)
+    vectors = [latent.lookup(z) for latent, z in zip(latents, codes, strict=True)]
+    means = model.first.decode_prior(len(codes[0]), keep=vectors)
+    log_likelihood = model.likelihood.log_prob(image.expand(len(means), -1, -1, -1), means)
+    return (log_p + log_likelihood).logsumexp(0)
+
+
+@pytest.mark.parametrize("name", ["relaxed", "HQA"])
+def test_importance_weights_average_to_the_marginal_likelihood(name):
+    model, image = lively(build(TWO_STAGES[name]), by=0.1), images()
+    with torch.no_grad():
+        exact = log_marginal(model, image)
+        torch.manual_seed(0)
+        terms = model(image.expand(20_000, -1, -1, -1))
+    ratios = (terms.log_weight - exact).double().exp()
+    assert abs(ratios.mean() - 1) < 5 * ratios.std() / 20_000**0.5
+    assert ratios.std() < 20  # so that the line above says something
+    # The ELBO averages the same weights' logarithms, the posterior's entropy taken exactly.
+    spread = (terms.log_weight.std() + terms.elbo.std()) / 20_000**0.5
+    assert abs(terms.log_weight.mean() - terms.elbo.mean()) < 5 * spread
+
+
+@pytest.mark.parametrize("name", ["VQ-VAE", "VQ-VAE-2"])
+def test_nearest_codes_give_one_term_of_the_marginal_likelihood(name):
+    model, image = lively(build(TWO_STAGES[name])), images()
+    with torch.no_grad():
+        terms, exact = model(image), log_marginal(model, image)
+    torch.testing.assert_close(terms.elbo, terms.log_weight)
+    assert terms.elbo <= exact
+
+
+@each
+def test_a_prior_that_knows_nothing_scores_as_the_first_stage_does(config):
+    model = build(config)
+    lively(model.first)
+    with torch.no_grad():
+        for module in model.code_prior.modules():
+            if hasattr(module, "init_scale"):
+                module.parametrizations.weight.original0.zero_()
+                module.bias.zero_()
+        if config.second_stage == "greedy":  # equal responsibilities: codes of equal length
+            codebook = model.first.latent.codebook
+            codebook.means.copy_(F.normalize(codebook.means))
+            codebook.raw_log_variances.zero_()
+    batch = images(6)
+    torch.manual_seed(0)
+    first = model.first(batch)
+    torch.manual_seed(0)
+    both = model(batch)
+    if config.second_stage == "greedy":
+        torch.testing.assert_close(both.kl_maps[0], first.kl_maps[0])
+    else:
+        torch.testing.assert_close(both.elbo, first.elbo)
+        torch.testing.assert_close(both.log_weight, first.log_weight)
+
+
+def finish(config, folder):
+    start_or_resume(config, folder)
+    run = trainer(config, folder)
+    run.resume()
+    run.finish()
+
+
+@each
+def test_training_moves_the_prior_alone(config, tmp_path):
+    dataset = write_images(tmp_path / "images.npz", side=4)
+    shared = {**vars(TINY), "dataset": dataset}
+    first = RunConfig(**{**shared, **vars(config.first_stage)})
+    finish(first, tmp_path / "first")
+    start = {"start_from": str(tmp_path / "first")}
+    second = RunConfig(**{**shared, **vars(config), **start})
+    start_or_resume(second, tmp_path / "second")
+    run = trainer(second, tmp_path / "second")
+    fresh = {name: value.clone() for name, value in run.model.code_prior.state_dict().items()}
+    run.resume()
+    stored = load_model(tmp_path / "first").state_dict()
+    for name, value in run.model.first.state_dict().items():
+        torch.testing.assert_close(value, stored[name], rtol=0, atol=0)
+    prior = run.model.code_prior.state_dict()
+    unmoved = [name for name, value in prior.items() if torch.equal(value, fresh[name])]
+    # A grid of one code has nothing before it to learn from.
+    assert all(name.startswith("nets.1.") for name in unmoved)
+    run.finish()
+    again = load_model(tmp_path / "second")
+    results = json.loads((tmp_path / "second" / "results.json").read_text())
+    found = score(again, run.splits.test, batch_size=16)
+    assert found["bits_per_dim"] == pytest.approx(results["test_bits_per_dim"], abs=1e-5)
+    assert len(results["perplexity"]) == config.layers
+
+
+@each
+def test_layers_that_are_kept_decide_the_rest(config):
+    model = lively(build(config))
+    with torch.no_grad():
+        torch.manual_seed(0)
+        draws = model.infer(images(4), None).draws
+        vectors = [draw.vectors for draw in draws]
+        kept = model.decode_prior(4, keep=vectors)
+        expected = model.first.decode_prior(4, keep=vectors[: model.first.config.layers])
+        torch.testing.assert_close(kept, expected)
+        if len(vectors) > 1:
+            mode = [model.decode_prior(4, temperature=0, keep=vectors[1:]) for _ in range(2)]
+            torch.testing.assert_close(*mode)
+        assert model.sample(3).shape == (3, 3, 4, 4)
+
+
+def test_only_codes_under_uniform_priors_have_a_second_stage():
+    for changes in (
+        {"model": "spatial-vae"},
+        {"model": "hierarchy"},
+        {"model": "hierarchy", "latent": "gaussian"},
+        {"model": "hierarchy", "latent": "nearest", "second_stage": "greedy"},
+    ):
+        with pytest.raises(UserError, match="uniform priors"):
+            replace(TWO_STAGES["relaxed"], **changes)
+    with pytest.raises(UserError, match="two sides"):
+        replace(TWO_STAGES["relaxed"], second_stage="greedy")
+
+
+# Starting from a finished run.
+
+
+def test_a_run_starts_with_the_weights_of_another(tmp_path):
+    dataset = write_images(tmp_path / "images.npz")
+    finish(replace(TINY, dataset=dataset), tmp_path / "first")
+    half = tmp_path / "half"  # float16 weights are what travels between machines
+    half.mkdir()
+    save_model(load_model(tmp_path / "first").half(), half)
+    for folder, tolerance in ((tmp_path / "first", 1e-6), (half, 2e-3)):
+        again = trainer(
+            replace(TINY, dataset=dataset, start_from=str(folder)), tmp_path / folder.name
+        )
+        for name, value in again.model.state_dict().items():
+            expected = load_model(tmp_path / "first").state_dict()[name]
+            assert value.dtype == expected.dtype
+            torch.testing.assert_close(value, expected, rtol=tolerance, atol=tolerance)
+        assert not again.optimizer.state  # afresh
+
+
+def test_another_model_s_weights_are_refused(tmp_path):
+    save_model(build(FIRST), tmp_path)
+    with pytest.raises(UserError, match=r"--start_from .*--channels 3, or another run"):
+        load_weights(build(replace(FIRST, channels=5)), tmp_path)
+    with pytest.raises(UserError, match="--model relaxed-vqvae"):
+        load_weights(build(TWO_STAGES["VQ-VAE"]), tmp_path)
+    with pytest.raises(UserError, match="is missing"):
+        load_weights(build(FIRST), tmp_path / "none")
+
+
+def test_a_second_stage_without_a_first_is_refused(tmp_path):
+    with pytest.raises(UserError, match="--start_from"):
+        train.main(["--model", "vqvae", "--pyramid", "8", "--second_stage", "pixelcnn",
+                    "--out", str(tmp_path / "out")])  # fmt: skip
+    assert not (tmp_path / "out").exists()
