@@ -20,6 +20,7 @@ class ElboTerms:
         penalty: (B,) nats, the codebook and commitment losses of the VQ-VAE; not part of the
             ELBO. None for every other model.
         codes: for each layer int64 (B, H_l, W_l); None where latents are continuous.
+        prior_entropies: for each layer (B, H_l, W_l) nats, see `LatentDraw`; or None.
     """
 
     log_likelihood: Tensor
@@ -27,6 +28,7 @@ class ElboTerms:
     log_ratio: Tensor | None = None
     penalty: Tensor | None = None
     codes: tuple[Tensor | None, ...] = ()
+    prior_entropies: tuple[Tensor | None, ...] = ()
 
     @property
     def kl(self) -> Tensor:  # (B, L) nats per image

@@ -30,6 +30,8 @@ class LatentDraw:
         codes: int64 (B, H, W), or None for Gaussians.
         log_ratio: (B,) nats, log p - log q of the draw; None for relaxed draws.
         penalty: (B,) nats, or None; see `ElboTerms`.
+        prior_entropy: (B, H, W) nats, of p(z_l | above); None for relaxed draws and where no codes
+            have a prior of this kind.
     """
 
     vectors: Tensor
@@ -37,6 +39,7 @@ class LatentDraw:
     codes: Tensor | None = None
     log_ratio: Tensor | None = None
     penalty: Tensor | None = None
+    prior_entropy: Tensor | None = None
 
 
 def channels_last(maps: Tensor) -> Tensor:
@@ -96,7 +99,9 @@ class CodebookLatent(nn.Module):
         codes = sampling.categorical(log_q)
         chosen = codes.unsqueeze(-1)
         ratio = log_p.gather(-1, chosen) - log_q.gather(-1, chosen)
-        return LatentDraw(self.lookup(codes), kl, codes, ratio.flatten(1).sum(1))
+        entropy = -(log_p.exp() * log_p).sum(-1)
+        ratio = ratio.flatten(1).sum(1)
+        return LatentDraw(self.lookup(codes), kl, codes, ratio, prior_entropy=entropy)
 
     def sample(self, prior: Tensor, temperature: float = 1.0) -> Tensor:
         """Code vectors (B, D, H, W) drawn from the prior; temperature 0 gives its mode."""

@@ -74,6 +74,33 @@ APPH_MLP = replace(
     APPB_RVQ, network="mlp", pyramid=(4,), channels=256, dataset="swatches", steps=1000
 )
 
+# Chapter 8: is a direct prior unstable? The paper's optimisation, without any of our safeguards
+# but skipped steps, at its learning rate and at four times it; the raw weights evaluated often.
+
+STABILITY = replace(
+    CIFAR10_CPU,
+    codes=(256,),
+    decoder_input="add",
+    edge_bins=False,
+    schedule="constant",
+    lr=8e-4,
+    codebook_lr_factor=1.0,
+    lr_warmup=0,
+    kl_warmup=0.0,
+    max_grad_norm=0.0,
+    ema=0.0,
+    steps=600,
+    eval_every=25,
+    eval_images=100,
+    save_every=600,
+    iw_k=0,
+)
+STABILITIES = {
+    f"{prior}-x{factor}": replace(STABILITY, prior=prior, lr=factor * 8e-4)
+    for prior in ("direct", "embedding")
+    for factor in (1, 4)
+}
+
 # Chapter 10: rivals and relatives on one budget, 14,400 images; one layer at 16x16, or four.
 
 RIVAL = replace(
@@ -220,6 +247,10 @@ RUNS: dict[str, NamedRun] = {
     "appb-spatial": NamedRun(APPB_SPATIAL, "1 minute on 2 CPU cores", "Fig B.2: patchy samples"),
     "apph-mlp": NamedRun(APPH_MLP, "1 minute on 2 CPU cores", "Fig H.10: uniform samples"),
     "vqvae": NamedRun(VQVAE, "1 minute on 2 CPU cores", OPEN),
+    **{
+        f"stability-{name}": NamedRun(config, "7 minutes on a CPU core", "chapter 8")
+        for name, config in STABILITIES.items()
+    },
     **{
         f"rival-{name}": NamedRun(config, "3 minutes on a CPU core", "chapter 10")
         for name, config in (RIVALS | SECOND_STAGES).items()

@@ -52,16 +52,21 @@ def score(
     Returns:
         bits_per_dim and its standard error over images (bits_per_dim_se); kl_bits_per_dim,
         perplexity (of the codes' use over all images and positions) and codes_in_use, each a list
-        with l = 1 first, the last two None for continuous latents; n, the number of images.
+        with l = 1 first, the last two None for continuous latents; prior_entropy_bits, the mean
+        entropy of p(z_l | above) for each layer in bits per latent variable, or None; n, the number
+        of images.
     """
     was_training = model.training
     model.eval()
-    dims, elbos, kls, usage = model.config.dims, [], [], None
+    dims, elbos, kls, entropies, usage = model.config.dims, [], [], [], None
     with seeded(seed):
         for batch in batches(images, batch_size, device_of(model), label):
             terms = model(batch)
             elbos.append(terms.elbo.double().cpu())
             kls.append(terms.kl.double().sum(0).cpu())
+            if all(entropy is not None for entropy in terms.prior_entropies):
+                parts = [e.double().mean((1, 2)).sum().cpu() for e in terms.prior_entropies]
+                entropies.append(torch.tensor(parts))
             counts = [count_codes(codes, K) for codes, K in zip_codes(model, terms.codes)]
             usage = counts if usage is None else [a + b for a, b in zip(usage, counts, strict=True)]
     model.train(was_training)
@@ -73,6 +78,7 @@ def score(
         "bits_per_dim_se": (scores.std() / math.sqrt(n)).item() if n > 1 else 0.0,
         "kl_bits_per_dim": kl.tolist(),
         "perplexity": [perplexity(c) for c in usage] if usage else None,
+        "prior_entropy_bits": (sum(entropies) / n / math.log(2)).tolist() if entropies else None,
         "codes_in_use": [int((c > 0).sum()) for c in usage] if usage else None,
         "n": n,
     }

@@ -340,6 +340,7 @@ class Trainer:
             "valid_bits_per_dim_se": valid["bits_per_dim_se"],
             "kl_bits_per_dim": valid["kl_bits_per_dim"],
             "perplexity": valid["perplexity"],
+            "prior_entropy_bits": valid["prior_entropy_bits"],
             "grad_norm": window.grad_norm / count,
             "grad_norm_max": window.grad_norm_max,
             "largest_layer_kl": window.largest_layer_kl,
@@ -592,11 +593,12 @@ def check_same_run(stored: dict[str, Any], config: RunConfig) -> None:
             json.dumps({**settings, "dataset": f"{kind}:{Path(path).name}".rstrip(":")})
         )
 
-    stored, now = comparable(stored), comparable(asdict(config))
+    defaults = {f.name: f.default for f in fields(config)}  # of settings younger than the file
+    stored, now = comparable(defaults | stored), comparable(asdict(config))
     for f in fields(config):
-        if f.name not in free and stored.get(f.name) != now[f.name]:
+        if f.name not in free and stored[f.name] != now[f.name]:
             raise UserError(
-                f"--{f.name} {now[f.name]}: the checkpoint was made with {stored.get(f.name)};"
+                f"--{f.name} {now[f.name]}: the checkpoint was made with {stored[f.name]};"
                 " resume with the same settings, or train anew in another --out"
             )
 

@@ -191,3 +191,28 @@ def test_the_bound_leaves_model_and_random_numbers_alone():
 
 def test_device_of_a_model():
     assert device_of(build(HIERARCHY)) == torch.device("cpu")
+
+
+def test_prior_entropy_is_that_of_the_prior_s_distributions():
+    torch.manual_seed(0)
+    model = build(replace(HIERARCHY, top_prior="uniform")).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    images = torch.randint(0, 256, (7, 3, 8, 8), dtype=torch.uint8)
+    found = score(model, images, batch_size=3)["prior_entropy_bits"]
+    assert found[1] == pytest.approx(math.log2(3))  # uniform
+    lower, entropies = model.top_down.layers[0].latent, []
+
+    def note(_latent, inputs, draw):
+        logits = lower.log_prior(inputs[1])
+        entropies.append(torch.distributions.Categorical(logits=logits).entropy())
+
+    hook = lower.register_forward_hook(note)
+    assert score(model, images, batch_size=3)["prior_entropy_bits"] == found
+    hook.remove()
+    expected = torch.cat(entropies).mean().item() / math.log(2)
+    assert found[0] == pytest.approx(expected, rel=1e-5)
+    assert 0 < found[0] < math.log2(5)
+    gaussian = build(MODELS["gaussian-hierarchy"])
+    assert score(gaussian, images)["prior_entropy_bits"] is None

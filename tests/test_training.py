@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -24,6 +24,7 @@ from rrvqlib.errors import UserError
 from rrvqlib.models import build
 from rrvqlib.training import (
     batch_indices,
+    check_same_run,
     kl_weight_at,
     lr_factor_at,
     make_optimizer,
@@ -420,3 +421,11 @@ def test_log_variances_that_hit_their_bound_come_back(images, tmp_path):
     raw.grad = None
     run.codebooks[0].log_variances.sum().backward()
     assert (raw.grad == 1).all()
+
+
+def test_a_checkpoint_older_than_a_setting_goes_on_with_its_default():
+    stored = asdict(TINY)
+    del stored["second_stage"]
+    check_same_run(stored, TINY)
+    with pytest.raises(UserError, match="--samples 5: the checkpoint was made with 8"):
+        check_same_run({k: v for k, v in stored.items() if k != "samples"}, replace(TINY, samples=5))

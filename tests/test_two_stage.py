@@ -65,7 +65,7 @@ def test_the_condition_reaches_every_position():
 
 
 def test_probabilities_of_all_grids_sum_to_one():
-    net = lively(GatedPixelCNN(3, 8, 3)).double()
+    net = lively(GatedPixelCNN(3, 8, 3))
     total = net.log_prob(grids(3, 2)).double().flatten(1).sum(1).exp().sum()
     assert total.item() == pytest.approx(1, abs=1e-5)
 

@@ -78,6 +78,7 @@ class VAE(nn.Module, PyTorchModelHubMixin, ABC):
             log_ratio=None if ratios[0] is None else sum(ratios),
             penalty=sum(penalties) if penalties else None,
             codes=tuple(draw.codes for draw in draws),
+            prior_entropies=tuple(draw.prior_entropy for draw in draws),
         )
 
     @torch.no_grad()

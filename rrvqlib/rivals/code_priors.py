@@ -31,7 +31,8 @@ def under_prior(draw: LatentDraw, log_p: Tensor, codes: int) -> LatentDraw:
     """
     change = log_p + math.log(codes)
     ratio = draw.log_ratio + change.flatten(1).sum(1)
-    return replace(draw, kl=draw.kl - change, log_ratio=ratio, penalty=None)
+    kl = draw.kl - change
+    return replace(draw, kl=kl, log_ratio=ratio, penalty=None, prior_entropy=None)
 
 
 class PixelCNNPrior(nn.Module):

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from rrvqlib import sampling
 from rrvqlib.convolutions import conv, rescale, weight_normed
+from rrvqlib.responsibilities import at_least_float32
 
 
 def causal_conv(inputs: int, outputs: int, rows: int, columns: int) -> nn.Module:
@@ -35,16 +36,18 @@ class GatedLayer(nn.Module):
         self.condition = conv(condition, 4 * channels, 1) if condition else None
         self.out = conv(channels, channels, 1, init_scale=0.1)
 
-    def forward(
-        self, above: Tensor, left: Tensor, condition: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Both stacks' maps (B, C, H, W) and the condition's -> both stacks' maps."""
+    def look_up(self, above: Tensor, told: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The vertical stack: maps (B, C, H, W) -> its next maps, and what the rows are told."""
         rows = self.vertical(F.pad(above, (1, 1, 1, 0)))
-        row = self.horizontal(F.pad(left, (1, 0))) + self.down(rows)
-        if self.condition is not None:
-            for_rows, for_row = self.condition(condition).chunk(2, dim=1)
-            rows, row = rows + for_rows, row + for_row
-        return gate(rows), left + self.out(gate(row))
+        hint = self.down(rows)
+        if told is not None:
+            for_stack, for_row = self.condition(told).chunk(2, dim=1)
+            rows, hint = rows + for_stack, hint + for_row
+        return gate(rows), hint
+
+    def look_left(self, left: Tensor, hint: Tensor) -> Tensor:
+        """The horizontal stack: maps (B, C, H, W) and the vertical one's hint -> its next maps."""
+        return left + self.out(gate(self.horizontal(F.pad(left, (1, 0))) + hint))
 
 
 class GatedPixelCNN(nn.Module):
@@ -80,19 +83,30 @@ class GatedPixelCNN(nn.Module):
         Returns:
             (B, H, W, K) float32, in nats.
         """
+        return self._across(codes, self._down(codes, condition))
+
+    def _down(self, codes: Tensor, condition: Tensor | None) -> list[Tensor]:
+        """The vertical stack's hint to every layer of the horizontal one."""
         told = None
         if condition is not None:
             maps = self.condition(self.condition_embedding(condition).permute(0, 3, 1, 2))
             told = rescale(F.elu(maps), codes.shape[2] // condition.shape[2])
             told = told[:, :, : codes.shape[1]]
-        seen = self.embedding(codes).permute(0, 3, 1, 2)
-        # One shift here, and every later layer may look at its own position.
-        above = F.pad(seen, (0, 0, 1, 0))[:, :, :-1]
-        left = F.pad(seen, (1, 0))[..., :-1]
+        # Shifted once, here and in `_across`: every later layer may look at its own position.
+        above = F.pad(self.embedding(codes).permute(0, 3, 1, 2), (0, 0, 1, 0))[:, :, :-1]
+        hints = []
         for layer in self.layers:
-            above, left = layer(above, left, told)
+            above, hint = layer.look_up(above, told)
+            hints.append(hint)
+        return hints
+
+    def _across(self, codes: Tensor, hints: list[Tensor]) -> Tensor:
+        """The horizontal stack, and the log-probabilities."""
+        left = F.pad(self.embedding(codes).permute(0, 3, 1, 2), (1, 0))[..., :-1]
+        for layer, hint in zip(self.layers, hints, strict=True):
+            left = layer.look_left(left, hint)
         logits = self.out(F.elu(self.hidden(F.elu(left))))
-        return logits.permute(0, 2, 3, 1).float().log_softmax(-1)
+        return at_least_float32(logits).permute(0, 2, 3, 1).log_softmax(-1)
 
     def log_prob(self, codes: Tensor, condition: Tensor | None = None) -> Tensor:
         """Log-probability of every code given those before it: (B, H, W) -> (B, H, W) nats."""
@@ -101,12 +115,14 @@ class GatedPixelCNN(nn.Module):
     def sample(
         self, batch: int, side: int, temperature: float = 1.0, condition: Tensor | None = None
     ) -> Tensor:
-        """Codes (B, side, side), one position after the other: a pass of the network for each."""
+        """Codes (B, side, side): a pass of the vertical stack for every row, and one of the
+        horizontal stack, along its row, for every position.
+        """
         device = self.embedding.weight.device
         codes = torch.zeros(batch, side, side, dtype=torch.long, device=device)
         for i in range(side):
+            hints = [hint[:, :, i : i + 1] for hint in self._down(codes[:, : i + 1], condition)]
             for j in range(side):
-                # Rows below cannot matter: leave them out.
-                log_p = self(codes[:, : i + 1], condition)[:, i, j]
+                log_p = self._across(codes[:, i : i + 1], hints)[:, 0, j]
                 codes[:, i, j] = sampling.categorical(log_p, temperature)
         return codes
