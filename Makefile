@@ -36,8 +36,9 @@ figures: $(READY) ## draw the diagrams of book/figures again
 	$(BIN)/python tools/draw_figures.py
 	$(BIN)/python tools/export_tiny_hierarchy.py
 
-results: $(READY) ## write the results page again from book/results
+results: $(READY) ## make every table and figure of book/results again: the page and its chapters
 	$(BIN)/python tools/results_page.py
+	$(BIN)/python tools/run_chapters.py $(wildcard $(foreach n,06 07 08 09 10 11,book/$(n)-*.ipynb))
 
 lint: $(READY) ## check style
 	$(BIN)/ruff check .

@@ -56,6 +56,11 @@ CIFAR10_CPU_L32 = replace(
     CIFAR10_CPU, pyramid=L32, channels=24, lr=8e-3, steps=2200, eval_every=200, save_every=200
 )
 
+# On the six layers' budget: one layer of relaxed codes (Eq 2), and the Gaussian twin below.
+CIFAR10_CPU_ONE_LAYER = replace(
+    CIFAR10_CPU, model="relaxed-vqvae", pyramid=(16,), covariance="fixed", blocks=2
+)
+
 # The one-layer models of App. B (32 channels, two blocks, K = D = 16) and App. H.
 
 APPB_RVQ = replace(
@@ -243,6 +248,12 @@ RUNS: dict[str, NamedRun] = {
     "photos": NamedRun(PHOTOS, "2 minutes on 2 CPU cores", "measured 6.02 bits/dim"),
     "cifar10-cpu": NamedRun(CIFAR10_CPU, "85 minutes on a CPU core", "measured 4.85"),
     "cifar10-cpu-l32": NamedRun(CIFAR10_CPU_L32, "an hour on a CPU core", "measured 5.14"),
+    "cifar10-cpu-spatial": NamedRun(
+        spatial(CIFAR10_CPU), "2 hours on a CPU core", "the Gaussian twin of cifar10-cpu"
+    ),
+    "cifar10-cpu-one-layer": NamedRun(
+        CIFAR10_CPU_ONE_LAYER, "20 minutes on a CPU core", "one layer, as many images"
+    ),
     "appb-rvq": NamedRun(APPB_RVQ, "1 minute on 2 CPU cores", "Fig B.2: patchy samples"),
     "appb-spatial": NamedRun(APPB_SPATIAL, "1 minute on 2 CPU cores", "Fig B.2: patchy samples"),
     "apph-mlp": NamedRun(APPH_MLP, "1 minute on 2 CPU cores", "Fig H.10: uniform samples"),
