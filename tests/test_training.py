@@ -428,4 +428,6 @@ def test_a_checkpoint_older_than_a_setting_goes_on_with_its_default():
     del stored["second_stage"]
     check_same_run(stored, TINY)
     with pytest.raises(UserError, match="--samples 5: the checkpoint was made with 8"):
-        check_same_run({k: v for k, v in stored.items() if k != "samples"}, replace(TINY, samples=5))
+        check_same_run(
+            {k: v for k, v in stored.items() if k != "samples"}, replace(TINY, samples=5)
+        )
