@@ -122,6 +122,27 @@ def test_text_stands_out_in_both_modes(reports, mode):
         assert value > 7, f"{name}: contrast {value:.1f}"
 
 
+def test_folded_proofs_solutions_and_cells_are_printed_open(browser, pages):
+    (path,) = [p for p in pages if p.stem == "05-entropy-theorems"]
+    page, _ = open_page(browser, path)
+    if not page.evaluate("CSS.supports('selector(::details-content)')"):
+        pytest.skip("this Chromium cannot style the contents of a folded element")
+    folded = page.locator("article details, article .admonition.dropdown")
+    assert folded.count() > 10
+    last_lines = folded.locator(":scope > :last-child")
+
+    def visible():
+        return last_lines.evaluate_all(
+            "nodes => nodes.filter(n => n.checkVisibility({visibilityProperty: true})"
+            " && n.getBoundingClientRect().height > 10).length"
+        )
+
+    assert visible() == 0  # on the screen
+    page.emulate_media(media="print")
+    assert visible() == folded.count()
+    page.close()
+
+
 def test_the_entropy_figure_follows_its_sliders(browser, pages):
     (path,) = [p for p in pages if p.stem == "05-entropy-theorems"]
     page, troubles = open_page(browser, path)
