@@ -3,8 +3,8 @@
 python tools/sweep.py --dataset npz:PATH --out book/results/sweep-cifar10.jsonl NAME [NAME ...]
 
 Appends one line for each variant named: its score, what differs from the base, what it cost.
-Variants join with a plus, as in codebook-x1+direct. Every one sees the same number of images; no
-test image is touched.
+Variants join with a plus, as in codebook-x1+direct. Every one sees the same number of images, but
+for twice-as-long; no test image is touched.
 """
 
 from __future__ import annotations
@@ -69,6 +69,7 @@ VARIANTS: dict[str, dict] = {
     "code-size-16": {"code_size": 16},
     "adam": {"optimizer": "adam", "lr": 2e-3},
     "batch-16": {"batch_size": 16, "steps": 900, "eval_every": 900},
+    "twice-as-long": {"steps": 900, "eval_every": 900},
 }
 
 
