@@ -7,7 +7,10 @@ reports where it says so, and otherwise said to be open.
 
 from __future__ import annotations
 
-from dataclasses import replace
+import itertools
+import shlex
+from dataclasses import fields, replace
+from pathlib import Path
 
 from rrvqlib.configs import NamedRun, RunConfig, parse_sides
 
@@ -296,3 +299,30 @@ RUNS: dict[str, NamedRun] = {
     "svhn-l32-spatial": NamedRun(spatial(SVHN_L32), "GPU: 0.6 EFLOP", "paper 1.94"),
     "celeba-l32-spatial": NamedRun(spatial(CELEBA_L32), "GPU: 1.7 EFLOP", "paper 2.54"),
 }
+
+
+def written(value: object) -> str:
+    """A setting as one writes it on the command line; (16, 16, 8) -> "16*2,8"."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        runs = ((side, len(list(equal))) for side, equal in itertools.groupby(value))
+        return ",".join(f"{side}*{n}" if n > 1 else str(side) for side, n in runs)
+    return str(value)
+
+
+def command(name: str, config: RunConfig, out: Path) -> str:
+    """The one command that repeats a run: its named run, and what `config` changes in it.
+
+    Args:
+        name: of the run; one that is not in `RUNS` starts from `photos`, the default.
+        config: all settings of the run.
+        out: its folder.
+    """
+    name = name if name in RUNS else "photos"
+    words = ["python", "-m", "rrvqlib.train", "--run", name]
+    for f in fields(config):
+        value = getattr(config, f.name)
+        if value != getattr(RUNS[name].config, f.name):
+            words += [f"--{f.name}", written(value)]
+    return shlex.join([*words, "--out", str(out)])

@@ -40,6 +40,7 @@ from rrvqlib.embeddings import Codebook
 from rrvqlib.errors import UserError
 from rrvqlib.models import VAE, build
 from rrvqlib.run_folder import read_metrics
+from rrvqlib.runs import command
 from rrvqlib.scoring import importance_weighted_score, score
 
 INIT_IMAGES = 256  # of the batch that data-dependent initialisation sees
@@ -419,6 +420,7 @@ class Trainer:
     def describe(self) -> None:
         """Write `run.json`: everything needed to repeat the run and to judge its cost."""
         description = {
+            "command": command(self.name, self.config, self.out),
             "run": self.name,
             "settings": asdict(self.config),
             "seed": self.config.seed,

@@ -1,15 +1,20 @@
 """The named runs: they build, they are what the paper says where they claim to be."""
 
+import json
 import os
+import shlex
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from rrvqlib import data, training
+from rrvqlib import cli, data, train, training
 from rrvqlib.configs import RunConfig
 from rrvqlib.models import build
-from rrvqlib.runs import RUNS
+from rrvqlib.runs import RUNS, command
+
+STORED = sorted((Path(__file__).parent.parent / "book" / "results").glob("*/run.json"))
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -23,6 +28,39 @@ def test_every_named_run_builds(name):
     assert run.config.batch_size % (run.config.grad_accumulation * 2) == 0
     assert run.config.save_every <= run.config.steps
     assert run.config.eval_every <= run.config.steps
+
+
+def settings_of(line):
+    """A command line -> the settings that it trains with, and its folder."""
+    args = train.make_parser().parse_args(shlex.split(line)[3:])
+    return replace(RUNS[args.run].config, **cli.read_fields(args, RunConfig)), args.out
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("cifar10-l32", {}),
+        ("photos", {"pyramid": (16, 8, 8), "codes": (8, 8, 4), "lr": 1.2345e-4, "ema": 0.0}),
+        ("cifar10-cpu", {"edge_bins": False, "dataset": "npz:my data/it's.npz", "seed": 3}),
+        ("a trial", {"steps": 7, "start_from": "runs/other"}),
+    ],
+)
+def test_the_command_of_a_run_gives_its_settings(name, changes):
+    base = RUNS[name].config if name in RUNS else RUNS["photos"].config
+    config = replace(base, **changes)
+    line = command(name, config, Path("runs/a b"))
+    assert settings_of(line) == (config, Path("runs/a b"))
+    assert line.count("--") == 2 + len(changes)  # what the named run says is not repeated
+
+
+@pytest.mark.parametrize("path", STORED, ids=lambda p: p.parent.name)
+def test_a_stored_run_has_the_command_that_repeats_it(path):
+    run = json.loads(path.read_text())
+    config, out = settings_of(run["command"])
+    assert out == Path("runs") / path.parent.name
+    for name, value in run["settings"].items():
+        found = getattr(config, name)
+        assert (list(found) if isinstance(found, tuple) else found) == value, name
 
 
 def test_the_runs_that_are_promised_are_there():

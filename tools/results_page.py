@@ -138,7 +138,7 @@ PAGE = """\
 # Results on a CPU
 
 How far do two CPU cores get on CIFAR-10? This page holds the runs that chose the recipe and two
-runs that used it. Their folders are in `book/results/`, each with settings, seed, versions,
+runs that used it. Their folders are in `book/results/`, each with its command, settings, seed, versions,
 hardware and time.
 
 The data are those CIFAR-10 images that were at hand in lossless form: 49,862 of the 50,000 for
