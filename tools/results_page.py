@@ -93,7 +93,7 @@ def run_section(name: str) -> str:
     results = json.loads((folder / "results.json").read_text())
     settings = run["settings"]
     layers = "\n".join(
-        f"| {layer} | {side}×{side} | {kl:.3f} | {used:.0f} of {settings['codes'][0]} |"
+        f"| {layer} | {side}×{side} | {kl:.4f} | {used:.0f} of {settings['codes'][0]} |"
         for layer, (side, kl, used) in enumerate(
             zip(
                 settings["pyramid"], results["kl_bits_per_dim"], results["perplexity"], strict=True
@@ -109,7 +109,7 @@ def run_section(name: str) -> str:
 
 $L={len(settings["pyramid"])}$, {settings["channels"]} channels, {run["parameters"] / 1e6:.2f} M parameters,
 {run["images_seen"]:,} images seen in {settings["steps"]:,} steps, {run["wall_seconds"] / 60:.0f} minutes on
-{run["hardware"]["device"]} with other work beside it; torch {run["versions"]["torch"]}, seed {run["seed"]},
+{run["hardware"]["device"].replace("1 threads", "one thread")} with other work beside it; torch {run["versions"]["torch"]}, seed {run["seed"]},
 {run["skipped_steps"]} steps skipped.
 
 | layer | grid | KL, bits/dim | codes in use (perplexity) |
