@@ -4,7 +4,7 @@ python tools/sweep.py --dataset npz:PATH --out book/results/sweep-cifar10.jsonl 
 
 Appends one line for each variant named: its score, what differs from the base, what it cost.
 Variants join with a plus, as in codebook-x1+direct. Every one sees the same number of images, but
-for twice-as-long; no test image is touched.
+for twice-as-long and with --steps; no test image is touched.
 """
 
 from __future__ import annotations
@@ -92,8 +92,10 @@ def relaxed_score(trainer: Trainer, images: torch.Tensor) -> float:
     return bits_per_dim(torch.cat(elbos).mean().item(), config.dims)
 
 
-def run(name: str, dataset: str, seed: int) -> dict:
+def run(name: str, dataset: str, seed: int, steps: int | None) -> dict:
     changes = {k: v for part in name.split("+") for k, v in VARIANTS[part].items()}
+    if steps:
+        changes |= {"steps": steps, "eval_every": steps}
     config = replace(BASE, dataset=dataset, seed=seed, **changes)
     splits = data.load(config.dataset, config.data_dir, config.image_size)
     with tempfile.TemporaryDirectory() as folder:
@@ -126,10 +128,11 @@ def main() -> None:
     )
     parser.add_argument("--dataset", default="photos", help="as in rrvqlib.train")
     parser.add_argument("--seed", type=int, default=0, help="of every run")
+    parser.add_argument("--steps", type=int, help="of every run, to give all the same time")
     parser.add_argument("--out", type=Path, required=True, help="JSON lines are appended here")
     args = parser.parse_args()
     for name in args.names:
-        line = run(name, args.dataset, args.seed)
+        line = run(name, args.dataset, args.seed, args.steps)
         with args.out.open("a") as file:
             file.write(json.dumps(line) + "\n")
         print(f"{name:<22} {line['valid_bits_per_dim']:.3f} bits/dim  {line['seconds']:.0f} s")
