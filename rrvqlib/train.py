@@ -19,7 +19,7 @@ examples:
   python -m rrvqlib.train --run cifar10-l32 --dry-run      what would it cost here?
   python -m rrvqlib.train --run cifar10-l32 --out runs/l32 --device cuda
   python -m rrvqlib.train --run cifar10-l32 --out runs/l32 --resume
-  torchrun --nproc-per-node 2 -m rrvqlib.train --out runs/two
+  torchrun --nproc-per-node 2 -m -- rrvqlib.train --out runs/two
 """
 
 

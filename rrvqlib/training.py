@@ -8,6 +8,7 @@ import platform
 import signal
 import statistics
 import time
+import warnings
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields
 from datetime import timedelta
@@ -194,6 +195,9 @@ class Trainer:
             self.average = AveragedModel(self.model, multi_avg_fn=partial(ema_, config.ema))
         self.optimizer = make_optimizer(self.model, config)
         self.scheduler = make_scheduler(self.optimizer, config)
+        if self.accelerator.num_processes > 1:
+            # Where a side is 1 two strides mean the same memory; torch warns of their difference.
+            warnings.filterwarnings("ignore", "Grad strides do not match bucket view")
         self.prepared, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
         self.run_model = self.prepared
         if config.compile:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +12,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_runs import SMALL_FILES, write_images
+from torch.distributed.run import get_args_parser
 from two_processes import CASES, weights_after
 
+from rrvqlib import train
 from rrvqlib.checkpoint import CHECKPOINT, load_state
 
 HERE = Path(__file__).parent
+ROOT = HERE.parent
 
 
 def torchrun(*command):
@@ -83,10 +88,30 @@ def test_one_process_loads_before_the_other(both):
 def test_torchrun_trains_to_the_end(tmp_path):
     images = write_images(tmp_path / "images.npz")
     out = tmp_path / "run"
-    done = torchrun("-m", "rrvqlib.train", "--dataset", images, "--out", out, *SMALL_FILES)
+    done = torchrun(
+        *("-m", "--", "rrvqlib.train", "--run", "photos"),
+        *("--dataset", images, "--out", out, *SMALL_FILES),
+    )
     assert done.returncode == 0, done.stderr[-3000:]
+    assert "Warning" not in done.stderr
     assert done.stdout.count("bits/dim") == 1  # one process speaks
     run = json.loads((out / "run.json").read_text())
     assert run["hardware"]["processes"] == 2 and run["images_seen"] == 12 * 8
     assert json.loads((out / "results.json").read_text())["n_test"] == 12
     assert len((out / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+def test_torchrun_takes_the_documented_commands():
+    """Without the two dashes torchrun reads --run as an abbreviation of its own --run-path."""
+    texts = [(ROOT / "README.md").read_text(), train.EPILOG]
+    for notebook in (ROOT / "book").glob("*.ipynb"):
+        texts += ["".join(cell["source"]) for cell in json.loads(notebook.read_text())["cells"]]
+    lines = re.findall(r"^ *torchrun (.+)$", "\n".join(texts), re.M)
+    assert len(lines) >= 3
+    for line in lines:
+        parsed = get_args_parser().parse_args(shlex.split(line))
+        assert parsed.module and parsed.training_script == "rrvqlib.train"
+        settings = train.make_parser().parse_known_args(parsed.training_script_args)[0]
+        assert settings.out
+    with pytest.raises(SystemExit):
+        get_args_parser().parse_args(["-m", "rrvqlib.train", "--run", "photos"])
