@@ -1,15 +1,19 @@
 """What `--dry-run` says: parameters and FLOPs against counts by hand, memory, words."""
 
+import re
 from dataclasses import replace
 
 import pytest
 import torch
 from tiny_runs import TINY
+from torch.utils.flop_counter import FlopCounterMode
 
 from rrvqlib.configs import NamedRun
 from rrvqlib.costs import BYTES_PER_PARAMETER, duration, estimate, scientific, show
+from rrvqlib.elbo import training_loss
 from rrvqlib.errors import UserError
 from rrvqlib.models import build
+from rrvqlib.runs import RUNS
 
 MLP = replace(TINY, model="relaxed-vqvae", network="mlp", pyramid=(2,), channels=16, blocks=1)
 
@@ -66,6 +70,19 @@ def test_every_kind_of_model_has_a_cost(change, capsys):
 def test_a_gpu_that_is_not_there():
     with pytest.raises(UserError, match="--device cpu"):
         estimate(replace(TINY, device="cuda"))
+
+
+@pytest.mark.parametrize("name", [name for name, run in RUNS.items() if "FLOP" in run.cost])
+def test_a_named_run_says_what_it_costs(name):
+    config = RUNS[name].config
+    model = build(config.model_config)
+    image = torch.zeros(1, 3, config.image_size, config.image_size, dtype=torch.uint8)
+    with FlopCounterMode(display=False) as flops:
+        training_loss(model(image, torch.ones(()))).backward()
+    number, unit = re.search(r"([\d.]+) ([PE])FLOP", RUNS[name].cost).groups()
+    said = float(number) * {"P": 1e15, "E": 1e18}[unit]
+    total = flops.get_total_flops() * config.steps * config.batch_size
+    assert said == pytest.approx(total, rel=0.03), scientific(total)
 
 
 def test_units():

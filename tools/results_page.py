@@ -104,7 +104,7 @@ def run_section(name: str) -> str:
     return f"""
 **{results["test_bits_per_dim"]:.3f} bits/dim** on all {results["n_test"]:,} test images (standard error
 {results["test_bits_per_dim_se"]:.3f}; one-sample ELBO, hard samples); importance-weighted bound of
-{results["iw_k"]} samples on the first {results["iw_n"]} of them {results["iw_bits_per_dim"]:.3f}; first
+{results["iw_k"]} samples on the first {results["iw_n"]} of them {results["iw_bits_per_dim"]:.3f} (other images, so the two do not compare); first
 {results["n_train"]:,} training images {results["train_bits_per_dim"]:.3f}.
 
 $L={len(settings["pyramid"])}$, {settings["channels"]} channels, {run["parameters"] / 1e6:.2f} M parameters,
@@ -137,8 +137,8 @@ Ancestral samples at temperature 1, one pass from the top layer down.
 PAGE = """\
 # Results on a CPU
 
-How far do two CPU cores get on CIFAR-10? This page holds the runs that chose the recipe and two
-runs that used it. Their folders are in `book/results/`, each with its command, settings, seed, versions,
+How far do two CPU cores get on CIFAR-10? This page holds the runs that chose the recipe, two
+runs that used it, and a table of every run of the book. Their folders are in `book/results/`, each with its command, settings, seed, versions,
 hardware and time.
 
 The data are those CIFAR-10 images that were at hand in lossless form: 49,862 of the 50,000 for
@@ -189,7 +189,7 @@ images), `photos` are patches of the photographs that come with scikit-image and
 
 The paper's 3.94 is a model of some 85 million parameters trained for up to 500 epochs; these saw
 five epochs and fewer. They show that the recipe trains, that several layers carry bits, and what
-it costs. Nearly all the bits lie at 16×16; in the deep model layers 20 and 24 have collapsed and
+it costs. Nearly all the bits lie at 16×16; in the deep model layers 20, 22 and 24 have collapsed and
 those at 2×2 carry next to nothing, which a hundred times more training may or may not change.
 
 The six-layer run was stopped at step 631 and resumed. Both use edge bins, where the paper uses
