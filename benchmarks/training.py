@@ -22,9 +22,10 @@ CONFIG = RunConfig(
 def step(device: str, bf16: bool):
     """One step: forward, backward, optimiser; as a function to call."""
     torch.manual_seed(0)
-    model = build(CONFIG.model_config).to(device, memory_format=torch.channels_last)
+    model = build(CONFIG.model_config).to(device)
     optimizer = make_optimizer(model, CONFIG)
     images = torch.randint(0, 256, (BATCH, 3, 32, 32), dtype=torch.uint8, device=device)
+    images = images.contiguous(memory_format=torch.channels_last)
     temperature = torch.ones((), device=device)
 
     def run() -> None:

@@ -256,7 +256,9 @@ class RunConfig(ModelConfig):
     codebook_lr_factor: float = setting(
         5.0, "learning rate of codebooks and likelihood scale, as a multiple of lr"
     )
-    lr_warmup: int = setting(50, "steps over which the learning rate rises from 0")
+    lr_warmup: int = setting(
+        50, "steps over which the learning rate rises from 0 (not with schedule plateau)"
+    )
     schedule: str = setting(
         "cosine",
         "of the learning rate: cosine (to lr_min), plateau (x 0.8) or constant",
@@ -357,6 +359,19 @@ class RunConfig(ModelConfig):
             "cuda_graphs",
             self.compile or not self.cuda_graphs,
             "used together with --compile true",
+        )
+        require(
+            self,
+            "cuda_graphs",
+            self.grad_accumulation == 1 or not self.cuda_graphs,
+            "false with --grad_accumulation, whose first gradients a replayed graph overwrites",
+        )
+        by_batch = self.free_nats > 0 or self.model == "vqvae" or self.latent == "nearest"
+        require(
+            self,
+            "grad_accumulation",
+            self.grad_accumulation == 1 or not by_batch,
+            "1 with --free_nats or nearest codes, which go by the whole batch",
         )
 
     @property

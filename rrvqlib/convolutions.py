@@ -116,8 +116,7 @@ class Projection(nn.Module):
 
     Args:
         inputs, outputs: channels.
-        blocks: residual blocks, which keep the wider of the two channel counts' side: those of
-            the backbone.
+        blocks: residual blocks, of `inputs` channels.
         factor: 1, or 2 and more to upscale (straps).
         init_scale: standard deviation of the output at initialisation.
     """

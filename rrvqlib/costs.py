@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -54,27 +55,22 @@ def estimate(config: RunConfig) -> Cost:
     micro_batch = max(1, config.batch_size // config.grad_accumulation)
     n = micro_batch if use_cuda else min(micro_batch, 8)
     side = config.image_size
-    images = torch.randint(0, 256, (n, 3, side, side), dtype=torch.uint8, device=device)
+    images = torch.randint(0, 256, (max(n, 2), 3, side, side), dtype=torch.uint8, device=device)
     temperature = torch.ones((), device=device)
-    saved = 0
 
-    def count(tensor: torch.Tensor) -> torch.Tensor:
-        nonlocal saved
-        saved += tensor.numel() * tensor.element_size()
-        return tensor
+    def forward(count: int) -> torch.Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            return training_loss(model(images[:count], temperature))
 
     def one_pass() -> None:
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            loss = training_loss(model(images, temperature))
-        loss.backward()
+        forward(n).backward()
 
     with FlopCounterMode(display=False) as flops:
         one_pass()  # warms up, too
-    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        one_pass()
     parameters = sum(p.numel() for p in model.parameters())
-    weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    activations = max(0, saved - weights) / n * micro_batch
+    # A part of what is kept for the backward pass, such as normed weights, is the same for any n.
+    one, two = saved_bytes(model, lambda: forward(1)), saved_bytes(model, lambda: forward(2))
+    activations = one + (two - one) * (micro_batch - 1)
     seconds = min(timed(one_pass, use_cuda) for _ in range(2)) / n
     return Cost(
         parameters,
@@ -86,7 +82,27 @@ def estimate(config: RunConfig) -> Cost:
     )
 
 
-def timed(call, use_cuda: bool) -> float:
+def saved_bytes(model: torch.nn.Module, forward: Callable[[], torch.Tensor]) -> int:
+    """Memory that a forward pass keeps for the backward pass, beside the parameters.
+
+    Several operations may keep one tensor, or views of it: its storage counts once.
+    """
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    found: dict[int, int] = {}
+    alive = []  # or the address of a freed tensor would come again
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        alive.append(tensor)
+        storage = tensor.untyped_storage()
+        found[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        forward()
+    return sum(size for address, size in found.items() if address not in own)
+
+
+def timed(call: Callable[[], None], use_cuda: bool) -> float:
     """Seconds that a call takes."""
     start = time.perf_counter()
     call()

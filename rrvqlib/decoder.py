@@ -19,7 +19,21 @@ from rrvqlib.convolutions import (
 DECODER_INPUTS = ("add", "concat")
 
 
-def head(image_size: int, grid: int, channels: int, init_scale: float) -> nn.Sequential:
+class Head(nn.Sequential):
+    """Layers of which the last two, ELU and convolution, keep their precision under autocast.
+
+    Pixel means need more than bfloat16's 8 bits: near 1/2 its steps are half a bin wide.
+    """
+
+    def forward(self, state: Tensor) -> Tensor:
+        *first, elu, last = self
+        for layer in first:
+            state = layer(state)
+        with torch.autocast(state.device.type, enabled=False):
+            return last(elu(state.to(last.weight.dtype)))
+
+
+def head(image_size: int, grid: int, channels: int, init_scale: float) -> Head:
     """State (B, C, grid, grid) -> means of the pixels (B, 3, S, S): the mirror of `encoder.stem`.
 
     dec1 of App. C is a transposed convolution of stride 2.
@@ -28,7 +42,7 @@ def head(image_size: int, grid: int, channels: int, init_scale: float) -> nn.Seq
         ResidualStack(channels, 1, 2, True, init_scale)
         for _ in range(int(math.log2(image_size // grid)) - 1)
     ]
-    return nn.Sequential(*layers, nn.ELU(), up_conv(channels, 3, 5, stride=2, init_scale=0.1))
+    return Head(*layers, nn.ELU(), up_conv(channels, 3, 5, stride=2, init_scale=0.1))
 
 
 class TopDownLayer(nn.Module):
@@ -136,6 +150,8 @@ class TopDown(nn.Module):
             Means of the pixels, (B, 3, S, S).
         """
         state = self.top.expand(batch, -1, self.top_grid, self.top_grid)
+        # An expanded vector has no layout of its own, and the whole chain follows the first state.
+        state = state.contiguous(memory_format=torch.channels_last)
         for index in reversed(range(len(self.layers))):
             layer = self.layers[index]
             state = layer.decode(state, choose(index, layer, state))
@@ -175,4 +191,6 @@ class MLPDecoder(nn.Module):
         hidden = vectors.flatten(1)
         for layer in self.hidden:
             hidden = F.elu(layer(hidden))
-        return self.project(hidden).unflatten(1, (3, self.image_size, self.image_size))
+        with torch.autocast(hidden.device.type, enabled=False):  # see `Head`
+            means = self.project(hidden.to(self.project.weight.dtype))
+        return means.unflatten(1, (3, self.image_size, self.image_size))

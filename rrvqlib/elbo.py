@@ -85,7 +85,7 @@ def training_loss(
             per image for a whole layer, or for each latent variable.
         free_nats_group: `layer` or `position`.
         batch_mean: averages a detached tensor over the processes that share the batch, so that
-            what is free does not depend on how many there are.
+            what is free does not depend on how many there are. (It does depend on the batch.)
 
     Returns:
         A scalar.

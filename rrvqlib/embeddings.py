@@ -121,25 +121,30 @@ class CodebookAverage(nn.Module):
         """One step with `features` (N, D) and the `codes` (N,) they chose."""
         features = features.float()
         K = len(self.counts)
-        counts = torch.bincount(codes, minlength=K).to(self.counts.dtype)
+        # Not bincount, nor a branch below: both would wait for the GPU.
+        ones = torch.ones_like(codes, dtype=self.counts.dtype)
+        counts = torch.zeros_like(self.counts).index_add_(0, codes, ones)
         sums = torch.zeros_like(self.sums).index_add_(0, codes, features)
         candidates = features[torch.randint(len(features), (K,), device=features.device)]
         if dist.is_available() and dist.is_initialized():  # one codebook for all processes
             dist.all_reduce(counts)
             dist.all_reduce(sums)
             dist.broadcast(candidates, src=0)
-        if not sums.isfinite().all():  # the step is going to be skipped: leave no trace of it
-            return
-        self.counts.lerp_(counts, 1 - self.decay)
-        self.sums.lerp_(sums, 1 - self.decay)
+        finite = sums.isfinite().all()
+        means = codebook.means
+        counts = self.counts.lerp(counts, 1 - self.decay)
+        sums = self.sums.lerp(sums, 1 - self.decay)
         if self.learn:
-            epsilon, total = 1e-5, self.counts.sum()
-            smoothed = (self.counts + epsilon) / (total + K * epsilon) * total
-            codebook.means.copy_(self.sums / smoothed.unsqueeze(1))
-        dead = (self.counts < self.restart_below).unsqueeze(1)
-        codebook.means.copy_(torch.where(dead, candidates, codebook.means))
-        self.sums.copy_(torch.where(dead, candidates * self.fresh_count, self.sums))
-        self.counts.copy_(torch.where(dead.squeeze(1), self.fresh_count, self.counts))
+            epsilon, total = 1e-5, counts.sum()
+            smoothed = (counts + epsilon) / (total + K * epsilon) * total
+            means = sums / smoothed.unsqueeze(1)
+        dead = counts < self.restart_below
+        means = torch.where(dead.unsqueeze(1), candidates, means)
+        sums = torch.where(dead.unsqueeze(1), candidates * self.fresh_count, sums)
+        counts = torch.where(dead, self.fresh_count, counts)
+        # Features that are not finite leave no trace: their step is going to be skipped.
+        for old, new in ((codebook.means, means), (self.sums, sums), (self.counts, counts)):
+            old.copy_(torch.where(finite, new, old))
 
 
 def nearest_codes(features: Tensor, means: Tensor) -> Tensor:

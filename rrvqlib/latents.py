@@ -148,7 +148,7 @@ class NearestLatent(nn.Module):
                 penalty = penalty + (features.detach() - vectors).square().flatten(1).sum(1)
             if self.training:
                 self.average.update(self.codebook, features.detach().flatten(0, 2), codes.flatten())
-            passed = features + (vectors - features).detach()
+            passed = vectors.detach() + (features - features.detach())  # exactly a code
             # A one-hot posterior against a uniform prior: log K nats for every variable.
             kl = torch.full(codes.shape, math.log(len(self.codebook.means)), device=codes.device)
             return LatentDraw(channels_first(passed), kl, codes, -kl.flatten(1).sum(1), penalty)
@@ -202,7 +202,8 @@ class GaussianLatent(nn.Module):
         with torch.autocast(posterior.device.type, enabled=False):
             mean, log_std = self._split(posterior)
             prior_mean, prior_log_std = self._prior(prior)
-            noise = torch.randn_like(mean)
+            # Not randn_like, whose numbers go by the memory layout: the seed alone decides.
+            noise = torch.randn(mean.shape, device=mean.device)
             z = mean + log_std.exp() * noise
             kl = gaussian_kl(mean, log_std, prior_mean, prior_log_std)
             if temperature is not None:
@@ -214,4 +215,5 @@ class GaussianLatent(nn.Module):
     def sample(self, prior: Tensor, temperature: float = 1.0) -> Tensor:
         """z (B, D, H, W) drawn from the prior with its standard deviation times `temperature`."""
         mean, log_std = self._prior(prior)
-        return channels_first(mean + temperature * log_std.exp() * torch.randn_like(mean))
+        noise = torch.randn(mean.shape, device=mean.device)
+        return channels_first(mean + temperature * log_std.exp() * noise)

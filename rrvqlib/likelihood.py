@@ -39,7 +39,9 @@ def log_bin_mass(images: Tensor, mean: Tensor, log_scale: Tensor, edge_bins: boo
     lower = (images.float() / 256 - 0.5 - mean) * inverse_scale
     upper = lower + inverse_scale / 256
     # log(sigmoid(upper) - sigmoid(lower)) without cancellation; it needs no 1e-7 to stay finite.
-    log_mass = torch.log(-torch.expm1(lower - upper)) - F.softplus(-upper) - F.softplus(lower)
+    # Its first term would be lower - upper: the same for all pixels, so taken from the scale.
+    log_width = torch.log(-torch.expm1(-inverse_scale / 256))
+    log_mass = log_width - F.softplus(-upper) - F.softplus(lower)
     if edge_bins:
         log_mass = torch.where(images == 0, -F.softplus(-upper), log_mass)
         log_mass = torch.where(images == 255, -F.softplus(lower), log_mass)
@@ -88,5 +90,5 @@ class DiscretisedLogistic(nn.Module):
 
     def sample(self, mean: Tensor) -> Tensor:
         """uint8 images drawn given the means (B, 3, H, W)."""
-        uniform = torch.rand_like(mean).clamp(1e-6, 1 - 1e-6)
+        uniform = torch.rand(mean.shape, device=mean.device).clamp(1e-6, 1 - 1e-6)
         return reals_to_pixels(clip(mean) + self.log_scale.exp() * torch.logit(uniform))

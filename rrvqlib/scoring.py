@@ -18,7 +18,8 @@ from rrvqlib.models import VAE
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Random numbers from `seed` inside, and as if nothing had happened afterwards."""
-    with torch.random.fork_rng():
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         yield
 
@@ -33,7 +34,8 @@ def batches(images: Tensor, size: int, device: torch.device, label: str) -> Iter
     starts = range(0, len(images), size)
     # disable=None: no bar where standard error is not a terminal
     for start in tqdm(starts, desc=label, disable=None if label else True, leave=False):
-        yield images[start : start + size].to(device)
+        batch = images[start : start + size].to(device)
+        yield batch.contiguous(memory_format=torch.channels_last)
 
 
 @torch.no_grad()

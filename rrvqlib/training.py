@@ -166,14 +166,16 @@ class Trainer:
         splits: its images.
         out: the run folder, which exists.
         name: of the run, for `run.json`.
+        resumed: `resume` is going to be called, so the first weights do not matter.
     """
 
-    def __init__(self, config: RunConfig, splits: data.Splits, out: Path, name: str):
+    def __init__(
+        self, config: RunConfig, splits: data.Splits, out: Path, name: str, resumed: bool = False
+    ):
         self.config, self.splits, self.out, self.name = config, splits, out, name
         join_processes(config)
         self.accelerator = Accelerator(
             cpu=on_cpu(config),
-            mixed_precision="bf16" if config.precision == "bf16" else "no",
             kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
         )
         self._check_devices()
@@ -182,17 +184,17 @@ class Trainer:
         self.layout = torch.channels_last if config.channels_last else torch.contiguous_format
         torch.manual_seed(config.seed)
         # The same weights and the same first batch in every process.
-        self.model = build(config.model_config).to(self.device, memory_format=self.layout)
+        self.model = build(config.model_config).to(self.device)
         self.codebooks = [m for m in self.model.modules() if isinstance(m, Codebook)]
         self.train_images = splits.train.to(self.device)
-        if config.start_from:
+        if config.start_from and not resumed:
             load_weights(self.model, config.start_from)
-        if config.second_stage != "none" or not config.start_from:
+        if not resumed and (config.second_stage != "none" or not config.start_from):
             first = epoch_order(config.seed, 0, len(splits.train))[:INIT_IMAGES]
             self.model.initialise(self.images_at(first))
         self.average = None
         if config.ema:
-            self.average = AveragedModel(self.model, multi_avg_fn=partial(ema_, config.ema))
+            self.average = AveragedModel(self.model)  # moved by `update_average`
         self.optimizer = make_optimizer(self.model, config)
         self.scheduler = make_scheduler(self.optimizer, config)
         if self.accelerator.num_processes > 1:
@@ -233,7 +235,8 @@ class Trainer:
         """One optimiser step, or a skipped one."""
         config, progress = self.config, self.progress
         seed_step(config, progress.step, self.accelerator.process_index)
-        temperature = torch.tensor(temperature_at(progress.step, config), device=self.device)
+        # `full` is written on the device; `tensor` would be copied there, and waited for.
+        temperature = torch.full((), temperature_at(progress.step, config), device=self.device)
         kl_weight = kl_weight_at(progress.step, config)
         parts = self.micro_batches(progress.step)
         self.optimizer.zero_grad()
@@ -243,7 +246,10 @@ class Trainer:
             with nullcontext() if last else self.accelerator.no_sync(self.prepared):
                 if config.cuda_graphs:
                     torch.compiler.cudagraph_mark_step_begin()
-                terms = self.run_model(images, temperature)
+                with torch.autocast(
+                    self.device.type, torch.bfloat16, enabled=config.precision == "bf16"
+                ):
+                    terms = self.run_model(images, temperature)
                 nats = training_loss(
                     terms, kl_weight, config.free_nats, config.free_nats_group, self.all_mean
                 )
@@ -276,7 +282,7 @@ class Trainer:
             for codebook in self.codebooks:
                 codebook.project_()
             if self.average is not None:
-                self.average.update_parameters(self.model)
+                update_average(self.average, self.model, config.ema)
             window = progress.window
             window.steps += 1
             window.loss += loss
@@ -323,7 +329,6 @@ class Trainer:
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
-        match_layout(self.optimizer)
         self.scheduler.load_state_dict(state["scheduler"])
         progress = state["progress"]
         self.progress = Progress(**{**progress, "window": Window(**progress["window"])})
@@ -391,6 +396,8 @@ class Trainer:
 
     def agreed_signal(self, signum: int) -> int:
         """The signal that any process got, 0 for none: all of them must stop at one step."""
+        if self.accelerator.num_processes == 1:  # no need to wait for the device
+            return signum
         mine = torch.tensor([signum], device=self.device)
         return int(self.accelerator.gather(mine).max())
 
@@ -477,10 +484,18 @@ class MetricsLog:
 # Pieces.
 
 
-def ema_(decay: float, averages: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
-    """Move averages towards the current weights; young averages move faster."""
-    weight = 1 - min(decay, (1 + float(count)) / (10 + float(count)))
-    torch._foreach_lerp_(averages, current, weight)
+@torch.no_grad()
+def update_average(average: AveragedModel, model: VAE, decay: float) -> None:
+    """Move the averages towards the current weights; young averages move faster.
+
+    `AveragedModel.update_parameters` does the same tensor by tensor and waits for the device.
+    """
+    count = int(average.n_averaged)  # lives on the CPU
+    weight = 1 - min(decay, (1 + count) / (10 + count)) if count else 1.0
+    torch._foreach_lerp_(list(average.module.parameters()), list(model.parameters()), weight)
+    for mine, theirs in zip(average.module.buffers(), model.buffers(), strict=True):
+        mine.copy_(theirs)
+    average.n_averaged += 1
 
 
 def make_optimizer(model: VAE, config: RunConfig) -> torch.optim.Optimizer:
@@ -497,17 +512,6 @@ def make_optimizer(model: VAE, config: RunConfig) -> torch.optim.Optimizer:
     if config.optimizer == "adam":
         return torch.optim.Adam(groups, fused=True)
     return torch.optim.Adamax(groups, foreach=True)
-
-
-def match_layout(optimizer: torch.optim.Optimizer) -> None:
-    """Give restored states the memory layout of their parameters.
-
-    Files keep one layout; fused optimisers take it for granted that a weight and its state agree.
-    """
-    for parameter, state in optimizer.state.items():
-        for name, value in state.items():
-            if isinstance(value, Tensor) and value.shape == parameter.shape:
-                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def make_scheduler(optimizer: torch.optim.Optimizer, config: RunConfig) -> Any:
@@ -630,7 +634,7 @@ def train(
     """
     with join_processes(config).main_process_first():  # one alone downloads
         splits = data.load(config.dataset, config.data_dir, config.image_size)
-    trainer = Trainer(config, splits, out, name)
+    trainer = Trainer(config, splits, out, name, resume)
     if resume:
         trainer.resume()
         if trainer.progress.step == config.steps and (out / "results.json").exists():

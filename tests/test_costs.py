@@ -9,7 +9,14 @@ from tiny_runs import TINY
 from torch.utils.flop_counter import FlopCounterMode
 
 from rrvqlib.configs import NamedRun
-from rrvqlib.costs import BYTES_PER_PARAMETER, duration, estimate, scientific, show
+from rrvqlib.costs import (
+    BYTES_PER_PARAMETER,
+    duration,
+    estimate,
+    saved_bytes,
+    scientific,
+    show,
+)
 from rrvqlib.elbo import training_loss
 from rrvqlib.errors import UserError
 from rrvqlib.models import build
@@ -37,13 +44,33 @@ def test_parameters_are_counted_and_kept_with_their_states():
     assert cost.images == 12 * 8 and cost.hours == cost.seconds_per_image * 96 / 3600
 
 
-def test_activations_grow_with_the_micro_batch():
-    def activations(**changes):
-        cost = estimate(replace(TINY, **changes))
-        return cost.memory_bytes - cost.parameters * BYTES_PER_PARAMETER
+def activations(**changes):
+    cost = estimate(replace(TINY, **changes))
+    return cost.memory_bytes - cost.parameters * BYTES_PER_PARAMETER
 
-    whole = activations(batch_size=64)
-    assert activations(batch_size=64, grad_accumulation=4) == pytest.approx(whole / 4, rel=0.01)
+
+def test_activations_grow_with_the_micro_batch():
+    one, two, whole = (activations(batch_size=n) for n in (1, 2, 64))
+    assert whole == pytest.approx(one + 63 * (two - one))
+    assert activations(batch_size=64, grad_accumulation=4) == pytest.approx(one + 15 * (two - one))
+
+
+def test_memory_is_that_of_distinct_storages():
+    """Two images and eight, counted directly, lie on the line that the estimate draws."""
+    model = build(TINY.model_config)
+    side = TINY.image_size
+    images = torch.zeros(8, 3, side, side, dtype=torch.uint8)
+    direct = saved_bytes(model, lambda: training_loss(model(images, torch.ones(()))))
+    assert activations(batch_size=8) == pytest.approx(direct, rel=0.001)
+
+    linear = torch.nn.Linear(3, 5, bias=False)
+    x = torch.ones(7, 3)
+
+    def twice():  # the input is kept twice, its exponential once; the weight is a parameter
+        return (linear(x).sum() * (2 * linear(x).exp()).sum()).sum()
+
+    kept = saved_bytes(linear, twice)
+    assert 4 * (7 * 3 + 7 * 5) <= kept <= 4 * (7 * 3 + 7 * 5 + 4)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What all models share: the ELBO, samples, reconstructions, saving and loading."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +13,7 @@ from rrvqlib.convolutions import data_dependent_init
 from rrvqlib.elbo import ElboTerms
 from rrvqlib.embeddings import Codebook
 from rrvqlib.latents import CodebookLatent, GaussianLatent, LatentDraw, NearestLatent
-from rrvqlib.likelihood import DiscretisedLogistic, pixels_to_reals
+from rrvqlib.likelihood import DiscretisedLogistic
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,9 @@ class VAE(nn.Module, PyTorchModelHubMixin, ABC):
         """Draw every layer from its posterior; relaxed at `temperature`, truly when None."""
 
     @abstractmethod
-    def decode_prior(self, batch: int, temperature: float = 1.0, keep: list[Tensor] = ()) -> Tensor:
+    def decode_prior(
+        self, batch: int, temperature: float = 1.0, keep: Sequence[Tensor] = ()
+    ) -> Tensor:
         """Draw every layer from its prior and decode.
 
         Args:
@@ -157,5 +160,4 @@ __all__ = [
     "codebook_latent",
     "gaussian_latent",
     "nearest_latent",
-    "pixels_to_reals",
 ]

@@ -1,5 +1,7 @@
 """The hierarchical VAE of Section 3 for any pyramid: RRVQ-VAE, its Gaussian twin, its rivals."""
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from rrvqlib.configs import ModelConfig
@@ -66,7 +68,9 @@ class HierarchicalVAE(VAE):
         mean = self.top_down(len(images), from_posterior)
         return Inference(mean, draws[::-1])  # reached top first, kept l = 1 first
 
-    def decode_prior(self, batch: int, temperature: float = 1.0, keep: list[Tensor] = ()) -> Tensor:
+    def decode_prior(
+        self, batch: int, temperature: float = 1.0, keep: Sequence[Tensor] = ()
+    ) -> Tensor:
         first_kept = self.config.layers - len(keep)
 
         def from_prior(index: int, layer: TopDownLayer, state: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """One layer of latents between an encoder and a decoder: the models of Appendices B and H."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -46,7 +48,9 @@ class OneLayerVAE(VAE):
         draw = self.latent(features, self._no_parameters(len(images)), temperature)
         return Inference(self.decoder(draw.vectors), [draw])
 
-    def decode_prior(self, batch: int, temperature: float = 1.0, keep: list[Tensor] = ()) -> Tensor:
+    def decode_prior(
+        self, batch: int, temperature: float = 1.0, keep: Sequence[Tensor] = ()
+    ) -> Tensor:
         vectors = keep[0] if keep else self.latent.sample(self._no_parameters(batch), temperature)
         return self.decoder(vectors)
 

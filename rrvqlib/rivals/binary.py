@@ -7,6 +7,14 @@ from torch import Tensor, nn
 from rrvqlib.latents import LatentDraw, channels_first, channels_last
 
 
+def draw_bits(logits: Tensor) -> Tensor:
+    """Random bits +-1 with P(+1) = sigmoid(logits)."""
+    probabilities = torch.sigmoid(logits)
+    # Not torch.bernoulli, which stops at NaN: a step with one is to be skipped, and counted.
+    uniform = torch.rand(probabilities.shape, device=probabilities.device)
+    return torch.where(uniform < probabilities, 1.0, -1.0)
+
+
 def trapezoid_bits(logits: Tensor) -> Tensor:
     """Random bits +-1 with P(+1) = sigmoid(logits), and a derivative for the logits.
 
@@ -22,7 +30,7 @@ def trapezoid_bits(logits: Tensor) -> Tensor:
     Returns:
         Bits, of the same shape; their values are exactly +1 and -1.
     """
-    bits = 2 * torch.bernoulli(torch.sigmoid(logits.detach())) - 1
+    bits = draw_bits(logits.detach())
     slope = torch.sigmoid(-bits * logits.detach())  # 1 - P(bit)
     return bits + slope * (logits - logits.detach())
 
@@ -74,4 +82,4 @@ class BinaryLatent(nn.Module):
         logits = self._prior(prior)
         if temperature == 0:
             return channels_first(torch.where(logits >= 0, 1.0, -1.0))
-        return channels_first(2 * torch.bernoulli(torch.sigmoid(logits / temperature)) - 1)
+        return channels_first(draw_bits(logits / temperature))

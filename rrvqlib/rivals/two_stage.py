@@ -1,5 +1,7 @@
 """A finished model, frozen, and a prior of its codes learnt afterwards."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -55,7 +57,9 @@ class TwoStageVAE(VAE):
             inference.mean, self.code_prior(inference.draws, self._latents, temperature)
         )
 
-    def decode_prior(self, batch: int, temperature: float = 1.0, keep: list[Tensor] = ()) -> Tensor:
+    def decode_prior(
+        self, batch: int, temperature: float = 1.0, keep: Sequence[Tensor] = ()
+    ) -> Tensor:
         latents = self._latents
         all_latents = latents + [m for m in self.code_prior.modules() if hasattr(m, "codebook")]
         kept = [
