@@ -244,3 +244,12 @@ def test_formulas_stay_in_float32_under_autocast(kind):
     exact = latent(posterior.float(), prior.float(), None)
     assert draw.kl.dtype == torch.float32 and draw.log_ratio.dtype == torch.float32
     torch.testing.assert_close(draw.kl, exact.kl)
+
+
+def test_what_a_decoder_sees_is_exactly_a_code():
+    latent = nearest_latent()
+    features = normal(3, 4, 5, 5).requires_grad_()
+    draw = latent(features, torch.empty(3, 0, 5, 5), WARM)
+    assert torch.equal(draw.vectors, latent.lookup(draw.codes))
+    (gradient,) = torch.autograd.grad(draw.vectors.sum(), features)
+    assert (gradient == 1).all()

@@ -567,3 +567,52 @@ def test_build_knows_every_model_by_name():
         config = replace(ONE_LAYER, model=name)
         assert type(build(config)) is kind
     assert isinstance(build(ONE_LAYER), RelaxedVQVAE)
+
+
+# What a GPU needs.
+
+
+@pytest.mark.parametrize("decoder_input", ["add", "concat"])
+def test_every_convolution_gets_its_maps_channels_last(decoder_input):
+    config = ModelConfig(
+        image_size=8, pyramid=(4, 4, 2), codes=(4,), code_size=3, channels=6,
+        decoder_input=decoder_input,
+    )  # fmt: skip
+    model = build(config)
+    seen = []
+
+    def note(module, inputs):
+        (maps,) = inputs
+        seen.append(maps.is_contiguous(memory_format=torch.channels_last))
+
+    for module in model.modules():
+        if isinstance(module, (torch.nn.Conv2d, torch.nn.ConvTranspose2d)):
+            module.register_forward_pre_hook(note)
+    images = torch.zeros(5, 3, 8, 8, dtype=torch.uint8)
+    model(images.contiguous(memory_format=torch.channels_last), torch.ones(()))
+    assert len(seen) > 20 and all(seen)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"model": "relaxed-vqvae", "pyramid": (4,), "network": "mlp"}]
+)
+def test_means_of_pixels_keep_their_precision_under_autocast(changes):
+    config = replace(
+        ModelConfig(image_size=8, pyramid=(4, 2), codes=(4,), code_size=3, channels=6), **changes
+    )
+    model = build(config)
+    images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model.infer(images, torch.ones(())).mean.dtype == torch.float32
+
+
+@pytest.mark.parametrize("latent", ["gaussian", "binary", "codebook"])
+def test_noise_does_not_depend_on_the_memory_layout(latent):
+    model = build(ModelConfig(image_size=8, pyramid=(4, 2), latent=latent, codes=(4,), code_size=3,
+                              channels=6))  # fmt: skip
+    images = torch.randint(0, 256, (3, 3, 8, 8), dtype=torch.uint8)
+    found = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        torch.manual_seed(0)
+        found.append(model(images.contiguous(memory_format=layout)).elbo)
+    torch.testing.assert_close(*found)

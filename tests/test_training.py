@@ -16,12 +16,14 @@ import pytest
 import torch
 from PIL import Image
 from tiny_runs import SMALL_FILES, TINY, VQVAE, start_or_resume, trainer, write_images
+from torch.optim.swa_utils import AveragedModel
 
 from rrvqlib import training
 from rrvqlib.checkpoint import CHECKPOINT, load_model, load_state
 from rrvqlib.configs import RunConfig
 from rrvqlib.errors import UserError
 from rrvqlib.models import build
+from rrvqlib.scoring import score
 from rrvqlib.training import (
     batch_indices,
     check_same_run,
@@ -86,8 +88,8 @@ def test_a_resumed_run_equals_an_unbroken_one(kind, images, tmp_path):
 def test_the_plateau_schedule_remembers_bad_evaluations_when_resumed(images, tmp_path):
     config = replace(TINY, dataset=images, **{**KINDS["plateau"], "lr": 1e-2, "lr_min": 7e-3})
     run = trainer(config, tmp_path / "run")
-    for score in (5.0, 6.0):  # the best, then one worse
-        run.scheduler.step(score)
+    for valid in (5.0, 6.0):  # the best, then one worse
+        run.scheduler.step(valid)
     run.save()
     again = trainer(config, tmp_path / "run")
     again.resume()
@@ -273,6 +275,30 @@ def test_layer_one_comes_first(images, tmp_path):
     assert metrics(tmp_path / "run")[-1]["perplexity"][1] > 1
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"latent": "gaussian"}, {"latent": "binary"}, {"latent": "nearest"}, {"sample": "soft"}],
+    ids=lambda changes: "-".join(changes.values()) or "codes",
+)
+def test_a_network_that_puts_out_nan_skips_its_steps(changes, images, tmp_path):
+    run = trainer(replace(TINY, dataset=images, **changes), tmp_path / "run")
+    run.step()
+    with torch.no_grad():
+        run.model.top_down.layers[0].qladder.project.bias.fill_(math.nan)
+    run.step()
+    assert run.progress.skipped == 1 and run.progress.step == 2
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_a_bf16_run_is_scored_in_float32(ema, images, tmp_path):
+    run = trainer(replace(TINY, dataset=images, precision="bf16", ema=ema), tmp_path / "run")
+    run.step()
+    valid = run.evaluate()["valid_bits_per_dim"]
+    run.finish()
+    again = score(load_model(tmp_path / "run"), run.splits.valid[:10], 100, run.config.seed)
+    assert valid == pytest.approx(again["bits_per_dim"], rel=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["hierarchy", "vqvae"])
 def test_a_step_with_nan_is_skipped_and_leaves_no_trace(kind, images, tmp_path, monkeypatch):
     config = replace(TINY, dataset=images, **(VQVAE if kind == "vqvae" else {}))
@@ -362,8 +388,15 @@ def test_the_average_of_the_weights_equals_a_numpy_loop(images, tmp_path):
     run = trainer(replace(TINY, dataset=images, ema=0.9), tmp_path / "run")
     name = "bottom_up.enc.0.0.bias"
     expected = None
+    theirs = AveragedModel(
+        run.model,
+        multi_avg_fn=lambda averages, current, count: torch._foreach_lerp_(
+            averages, current, 1 - min(0.9, (1 + float(count)) / (10 + float(count)))
+        ),
+    )
     for _ in range(6):
         run.step()
+        theirs.update_parameters(run.model)
         current = run.model.get_parameter(name).detach().numpy().copy()
         if expected is None:
             expected, count = current, 0  # the first update copies
@@ -373,6 +406,9 @@ def test_the_average_of_the_weights_equals_a_numpy_loop(images, tmp_path):
             expected = decay * expected + (1 - decay) * current
     found = run.average.module.get_parameter(name).detach().numpy()
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
+    for ours, torchs in zip(run.average.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(ours, torchs)
+    assert run.average.n_averaged == theirs.n_averaged
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -16,6 +17,7 @@ from rrvqlib.errors import UserError
 from rrvqlib.models import build
 from rrvqlib.rivals.pixelcnn import GatedPixelCNN, causal_conv
 from rrvqlib.scoring import score
+from rrvqlib.training import train as train_run
 
 
 @pytest.fixture(autouse=True)
@@ -280,6 +282,18 @@ def test_a_run_starts_with_the_weights_of_another(tmp_path):
             assert value.dtype == expected.dtype
             torch.testing.assert_close(value, expected, rtol=tolerance, atol=tolerance)
         assert not again.optimizer.state  # afresh
+
+
+def test_a_run_is_resumed_without_the_folder_that_it_started_from(tmp_path):
+    dataset = write_images(tmp_path / "images.npz")
+    finish(replace(TINY, dataset=dataset), tmp_path / "first")
+    config = replace(TINY, dataset=dataset, start_from=str(tmp_path / "first"))
+    run = trainer(config, tmp_path / "again")
+    run.step()
+    run.report(None)
+    run.save()
+    shutil.rmtree(tmp_path / "first")
+    assert train_run(config, tmp_path / "again", "again", True, False)["n_test"] == 12
 
 
 def test_another_model_s_weights_are_refused(tmp_path):
