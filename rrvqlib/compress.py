@@ -126,8 +126,13 @@ def decode(args: argparse.Namespace) -> None:
     if fingerprint(model) != container.model:
         raise UserError(f"{args.file} was written with another model; name that one's folder")
     stems = [Path(entry.name).stem for entry in container.entries]
-    names = [f"{stem}.png" if stems.count(stem) == 1 else f"{stem}-{n}.png"
-             for n, stem in enumerate(stems, start=1)]  # fmt: skip
+    names: list[str] = []
+    for n, stem in enumerate(stems, start=1):
+        name = stem if stems.count(stem) == 1 else f"{stem}-{n}"
+        # Some systems take A.png and a.png for one file.
+        while f"{name}.png".casefold() in (other.casefold() for other in names):
+            name += f"-{n}"
+        names.append(f"{name}.png")
     prepare_directory(args.out)
     for name in names:
         if (args.out / name).exists():

@@ -125,6 +125,17 @@ def test_pictures_make_the_round_trip(folder, tmp_path, capsys):
     assert "exists; choose another --out" in capsys.readouterr().err
 
 
+def test_pictures_of_like_names_are_all_kept(folder, tmp_path):
+    paths = [tmp_path / name for name in ("a.png", "a.bmp", "a-1.png", "A-1.bmp")]
+    for level, path in enumerate(paths):
+        Image.new("RGB", (8, 8), (level, 0, 0)).save(path)
+    assert run("encode", folder / "model", *paths, "--out", tmp_path / "file") == 0
+    assert run("decode", folder / "model", tmp_path / "file", "--out", tmp_path / "out") == 0
+    found = sorted((tmp_path / "out").iterdir(), key=lambda p: Image.open(p).getpixel((0, 0)))
+    assert len({path.name.casefold() for path in found}) == 4
+    assert [Image.open(path).getpixel((0, 0))[0] for path in found] == [0, 1, 2, 3]
+
+
 def test_lossy_files_shrink_with_the_layers(folder, tmp_path, capsys):
     sizes = []
     for layers in (1, 2):
