@@ -57,6 +57,33 @@ def describe_runs() -> list[str]:
     return [f"  {name:<22} {run.cost}; {run.expect}" for name, run in RUNS.items()]
 
 
+def check_nothing_is_overwritten(out: Path) -> None:
+    """Raise UserError where a new run would replace files of an older one, or of the user."""
+    from rrvqlib.checkpoint import CHECKPOINT
+
+    kept = [CHECKPOINT, "model.safetensors", "results.json", "config.json", "samples.png",
+            "reconstructions.png"]  # fmt: skip
+    if not is_run(out / "run.json"):  # a run killed before its first checkpoint may start anew
+        kept += ["run.json", "metrics.jsonl"]
+    found = [name for name in kept if (out / name).exists()]
+    if found:
+        resume = "add --resume to go on, or " if CHECKPOINT in found else ""
+        raise UserError(
+            f"{out} holds {found[0]}, which a new run would replace; {resume}choose another --out"
+        )
+
+
+def is_run(path: Path) -> bool:
+    """Whether a file is the `run.json` that training writes."""
+    from rrvqlib.checkpoint import read_json
+
+    try:
+        description = read_json(path)
+    except UserError:
+        return False
+    return isinstance(description, dict) and {"command", "settings"} <= description.keys()
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
     if args.run not in RUNS:
@@ -69,15 +96,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     if args.out is None:
         raise UserError("--out DIR is missing: name a folder for the run, such as --out runs/first")
-    from rrvqlib.checkpoint import CHECKPOINT, prepare_directory
+    from rrvqlib.checkpoint import prepare_directory
     from rrvqlib.training import Stopped, train
 
     prepare_directory(args.out)
-    kept = (CHECKPOINT, "model.safetensors", "results.json")
-    if not args.resume and any((args.out / name).exists() for name in kept):
-        raise UserError(
-            f"{args.out} holds a run already; add --resume to go on, or choose another --out"
-        )
+    if not args.resume:
+        check_nothing_is_overwritten(args.out)
     try:
         results = train(config, args.out, args.run, args.resume)
     except Stopped as stopped:

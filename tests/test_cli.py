@@ -268,10 +268,30 @@ def test_a_run_is_not_overwritten(refused, run_folder, finished):
     before = {p.name: p.read_bytes() for p in run_folder.iterdir() if p.is_file()}
     refused(train, *here, mentions=("--resume", "another --out"))
     (run_folder / CHECKPOINT).unlink()  # as in a published folder
-    refused(train, *here, mentions=("another --out"))
+    assert "--resume" not in refused(train, *here, mentions=("another --out"))
     refused(train, *here, "--resume", mentions=("nothing to resume",))
     del before[CHECKPOINT]
     assert before == {p.name: p.read_bytes() for p in run_folder.iterdir() if p.is_file()}
+
+
+@pytest.mark.parametrize("name", ["config.json", "samples.png", "reconstructions.png",
+                                  "metrics.jsonl", "run.json"])  # fmt: skip
+def test_a_user_s_own_files_are_not_overwritten(name, refused, finished, tmp_path):
+    (tmp_path / name).write_text('{"precious": 1}')
+    here = [*SMALL_FILES, "--dataset", finished[1], "--out", tmp_path]
+    line = refused(train, *here, mentions=(name, "choose another --out"))
+    assert "--resume" not in line  # there is nothing to resume
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == '{"precious": 1}'
+
+
+def test_a_run_killed_before_its_first_checkpoint_may_start_anew(finished, tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    for name in ("run.json", "metrics.jsonl"):
+        shutil.copy(finished[0] / name, out)
+    call(train, *SMALL_FILES, "--dataset", finished[1], "--out", out)
+    assert (out / "results.json").exists()
 
 
 def test_resume_needs_the_run_s_own_settings_and_data(refused, run_folder, finished, tmp_path):
