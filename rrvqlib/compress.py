@@ -71,8 +71,20 @@ def encode(args: argparse.Namespace) -> None:
 
     from rrvqlib.checkpoint import load_model, write_atomically
     from rrvqlib.codec import Codec
-    from rrvqlib.container import Container, Entry, cut, fingerprint, join, pack, pixel_digest
+    from rrvqlib.container import (
+        MAGIC,
+        Container,
+        Entry,
+        cut,
+        fingerprint,
+        join,
+        pack,
+        pixel_digest,
+    )
 
+    # A slip such as `--out a.png b.png` must not cost a picture.
+    if args.out.is_file() and args.out.open("rb").read(4) not in (MAGIC, b""):
+        raise UserError(f"{args.out} was not written by rrvqlib.compress; choose another --out")
     model = load_model(args.model)
     codec, side = Codec(model), model.config.image_size
     layers = codec.layers if args.layers is None else args.layers

@@ -136,6 +136,18 @@ def test_pictures_of_like_names_are_all_kept(folder, tmp_path):
     assert [Image.open(path).getpixel((0, 0))[0] for path in found] == [0, 1, 2, 3]
 
 
+def test_only_files_of_this_command_are_written_over(folder, tmp_path, capsys):
+    picture = tmp_path / "mine.png"
+    picture.write_bytes((folder / "one.png").read_bytes())
+    for images, out in (([picture], picture), ([folder / "two.bmp"], picture),
+                        ([picture], folder / "model" / "model.safetensors")):  # fmt: skip
+        before = out.read_bytes()
+        assert run("encode", folder / "model", *images, "--lossy", "--out", out) == 2
+        assert "choose another --out" in capsys.readouterr().err and out.read_bytes() == before
+    for _ in range(2):
+        assert run("encode", folder / "model", picture, "--out", tmp_path / "file") == 0
+
+
 def test_lossy_files_shrink_with_the_layers(folder, tmp_path, capsys):
     sizes = []
     for layers in (1, 2):
