@@ -14,12 +14,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rrvqlib.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 DATASETS: dict[str, str] = {
     "swatches": "constant images in nine colours, 32x32; the toy data set of Appendix B",
@@ -188,13 +192,21 @@ def _read_photo(package: str, file: str) -> np.ndarray:
     return _decode(path)
 
 
+def has_deep_pixels(file: Image.Image) -> bool:
+    """Whether a picture just opened has more than 8 bits per pixel and channel.
+
+    Pillow would clip 65,536 grey levels to 256, and opens 16-bit colour in PNG and TIFF as 8-bit.
+    """
+    return file.mode[0] in "IF" or any(";16" in str(tile[3]) for tile in file.tile)
+
+
 def _decode(path: Path, image_size: int | None = None) -> np.ndarray:
     """An image file -> uint8 (H, W, 3); with image_size, its central square, resized to that."""
     from PIL import Image, ImageOps
 
     try:
         with Image.open(path) as file:
-            if file.mode[0] in "IF":  # Pillow would clip 65,536 grey levels to 256
+            if has_deep_pixels(file):
                 raise ValueError(f"mode {file.mode}, more than 8 bits per pixel and channel")
             image = ImageOps.exif_transpose(file).convert("RGB")
     # Each of Pillow's decoders raises its own kinds on a damaged file.
