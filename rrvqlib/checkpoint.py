@@ -23,6 +23,11 @@ from rrvqlib.configs import ModelConfig, show_setting
 from rrvqlib.errors import UserError
 from rrvqlib.models import VAE, build
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 CHECKPOINT = "checkpoint.safetensors"
 UNFINISHED = ".unfinished-"  # begins the names of files that are being written
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -36,9 +41,31 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         remedy = "choose another path"
         if error.errno in DISK_FULL:
-            remedy = "free some disk space and try again (a training goes on with --resume)"
+            remedy = "free some disk space and try again"
         reason = error.strerror or error
         raise UserError(f"cannot write {path} ({reason}); {remedy}") from None
+
+
+def real_file(path: Path) -> Path:
+    """Where a file of this name is written: where a link leads to, so that the link stays.
+
+    Raises:
+        UserError: there is a folder or a device, which must not be replaced by a file.
+    """
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():
+        raise UserError(f"cannot write {path} (it is a folder or a device); choose another path")
+    return target
+
+
+def check_writable(path: Path) -> None:
+    """Before long work, make sure that its result can be written.
+
+    Raises:
+        UserError: it cannot; the message names the file.
+    """
+    with writing(path), tempfile.TemporaryFile(dir=real_file(path).parent):
+        pass
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -50,14 +77,17 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         UserError: the file cannot be written; the message names it.
     """
     with writing(path):
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=UNFINISHED, suffix=path.suffix)
+        target = real_file(path)
+        handle, temporary = tempfile.mkstemp(
+            dir=target.parent, prefix=UNFINISHED, suffix=target.suffix
+        )
         os.close(handle)
         try:
             write(Path(temporary))
             with open(temporary, "rb") as written:
                 os.fsync(written.fileno())
             os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
+            os.replace(temporary, target)
         finally:
             Path(temporary).unlink(missing_ok=True)
 
@@ -249,7 +279,7 @@ def load_weights(model: VAE, directory: str | Path) -> None:
 
 
 def prepare_directory(directory: Path) -> None:
-    """Make the folder, check that files can be written there, and clear what a kill left over.
+    """Make the folder and check that files can be written there.
 
     Raises:
         UserError: they cannot.
@@ -262,8 +292,37 @@ def prepare_directory(directory: Path) -> None:
         raise UserError(
             f"cannot write to {directory} ({error.strerror}); choose another --out"
         ) from None
-    for path in directory.glob(UNFINISHED + "*"):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def only_writer(directory: Path) -> Iterator[None]:
+    """Keep other trainings out of the folder; clear what one that was killed left half-written.
+
+    The lock is the folder's own and leaves no file; the system lifts it after a kill, too. Some
+    network disks know no such lock, and Windows has none: there nothing is checked.
+
+    Raises:
+        UserError: another training is writing there.
+    """
+    handle = None
+    if fcntl is not None:
+        handle = os.open(directory, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            raise UserError(
+                f"another training is writing to {directory}; choose another --out"
+            ) from None
+        except OSError:
+            pass
+    try:
+        for path in directory.glob(UNFINISHED + "*"):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)

@@ -94,7 +94,7 @@ def what_is_lost(file: Image.Image) -> str:
 def encode(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
-    from rrvqlib.checkpoint import load_model, write_atomically
+    from rrvqlib.checkpoint import check_writable, load_model, write_atomically
     from rrvqlib.codec import Codec
     from rrvqlib.container import (
         MAGIC,
@@ -108,6 +108,7 @@ def encode(args: argparse.Namespace) -> None:
         pixel_digest,
     )
 
+    check_writable(args.out)
     if args.out.is_file():  # a slip such as `--out a.png b.png` must not cost a picture
         with args.out.open("rb") as file:
             if file.read(len(MAGIC)) not in (MAGIC, b""):

@@ -85,7 +85,7 @@ def load(dataset: str, data_dir: str | Path = "data", image_size: int | None = N
     if colon and kind in ("folder", "npz"):
         if not path:
             raise UserError(f"{dataset!r} names no path; write {kind}:PATH")
-        path = Path(path).expanduser()
+        path = path_of(dataset)
         if kind == "npz":
             return _load_npz(path, image_size)
         return _load_folder(path, 32 if image_size is None else image_size)
@@ -100,6 +100,21 @@ def load(dataset: str, data_dir: str | Path = "data", image_size: int | None = N
         _check_image_size(dataset, 64, image_size)
         return _load_celeba(data_dir)
     raise UserError(f"there is no data set {dataset!r}; choose one of {', '.join(DATASETS)}")
+
+
+def path_of(dataset: str) -> Path | None:
+    """PATH of `folder:PATH` and `npz:PATH`; None for the data sets that have a name alone.
+
+    Raises:
+        UserError: it begins with ~ and the name of a user whom the system does not know.
+    """
+    kind, _, path = dataset.partition(":")
+    if kind not in ("folder", "npz") or not path:
+        return None
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"{path}: there is no such user; write the path out") from None
 
 
 def _check_image_size(name: str, actual: int, wanted: int | None) -> None:
@@ -418,11 +433,13 @@ IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tif
 
 
 def _image_files(path: Path) -> list[Path]:
-    """The image files below a folder, sorted by their path."""
+    """The image files below a folder, sorted by their path; hidden ones and folders are none."""
     files = [
         file
         for file in path.rglob("*")
-        if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
+        if file.suffix.lower() in IMAGE_SUFFIXES
+        and file.is_file()
+        and not any(part.startswith(".") for part in file.relative_to(path).parts)
     ]
     if not files:
         raise UserError(f"{path} holds no image; put {', '.join(sorted(IMAGE_SUFFIXES))} files in")
@@ -434,7 +451,8 @@ def _decode_all(files: list[Path], image_size: int, split: str) -> Tensor:
     from tqdm import tqdm
 
     images = np.empty((len(files), image_size, image_size, 3), dtype=np.uint8)
-    for index, file in enumerate(tqdm(files, desc=f"reading {split}", unit="image", leave=False)):
+    bar = tqdm(files, desc=f"reading {split}", unit="image", leave=False, disable=None)
+    for index, file in enumerate(bar):
         images[index] = _decode(file, image_size)
     return torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
 
@@ -565,7 +583,8 @@ def _write_celeba_cache(cache: Path) -> None:
                 cache.parent, split, target_type=[], transform=crop, download=True
             )
             images = np.empty((len(celeba), CELEBA_SIZE, CELEBA_SIZE, 3), dtype=np.uint8)
-            for index in tqdm(range(len(celeba)), desc=f"CelebA {split}", unit="image"):
+            bar = tqdm(range(len(celeba)), desc=f"CelebA {split}", unit="image", disable=None)
+            for index in bar:
                 images[index] = celeba[index][0]
         arrays[f"{split}_images"] = images
     # A kill while writing must not leave half a file under the final name.

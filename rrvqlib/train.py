@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -96,14 +98,22 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     if args.out is None:
         raise UserError("--out DIR is missing: name a folder for the run, such as --out runs/first")
-    from rrvqlib.checkpoint import prepare_directory
+    from rrvqlib.checkpoint import only_writer, prepare_directory
+    from rrvqlib.data import path_of
     from rrvqlib.training import Stopped, train
 
+    images = path_of(config.dataset)
+    if images and images.is_dir() and args.out.resolve().is_relative_to(images.resolve()):
+        # Its samples would be taken for images, and the splits would move by as many.
+        raise UserError(f"--out {args.out} lies among the images of {images}; choose another --out")
     prepare_directory(args.out)
-    if not args.resume:
-        check_nothing_is_overwritten(args.out)
+    # Of the processes that torchrun starts, the first one writes.
+    writes = os.environ.get("RANK", "0") == "0"
     try:
-        results = train(config, args.out, args.run, args.resume)
+        with only_writer(args.out) if writes else nullcontext():
+            if not args.resume:
+                check_nothing_is_overwritten(args.out)
+            results = train(config, args.out, args.run, args.resume)
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         raise SystemExit(stopped.exit_code) from None

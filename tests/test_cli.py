@@ -14,7 +14,7 @@ from PIL import Image
 from tiny_runs import SMALL_FILES, write_images
 
 from rrvqlib import cli, compress, diagnose, evaluate, reconstruct, sample, train
-from rrvqlib.checkpoint import CHECKPOINT
+from rrvqlib.checkpoint import CHECKPOINT, only_writer
 from rrvqlib.configs import RunConfig
 from rrvqlib.runs import RUNS
 
@@ -231,7 +231,8 @@ def test_bad_data_are_refused(refused, tmp_path):
     out = ("--out", tmp_path / "out")
     for dataset in ("mnist", "npz:", f"npz:{tmp_path}/none.npz", f"npz:{tmp_path}/cut.npz",
                     f"npz:{tmp_path}/text.npz", f"npz:{tmp_path}/objects.npz",
-                    f"npz:{tmp_path}", "folder:", f"folder:{tmp_path}/none"):  # fmt: skip
+                    f"npz:{tmp_path}", "npz:~nobody-of-this-name/x", "folder:",
+                    f"folder:{tmp_path}/none"):  # fmt: skip
         refused(train, *SMALL_FILES, "--dataset", dataset, *out)
     wrong_size = [*SMALL_FILES, "--dataset", images, "--image_size", "16"]
     refused(train, *wrong_size, *out, mentions=("8x8", "16"))
@@ -292,6 +293,42 @@ def test_a_run_killed_before_its_first_checkpoint_may_start_anew(finished, tmp_p
         shutil.copy(finished[0] / name, out)
     call(train, *SMALL_FILES, "--dataset", finished[1], "--out", out)
     assert (out / "results.json").exists()
+
+
+def test_a_run_does_not_lie_among_its_images(refused, tmp_path, monkeypatch):
+    (tmp_path / "link").symlink_to(tmp_path / "set")
+    for number in range(10):
+        (tmp_path / "set" / "class").mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), number).save(tmp_path / "set" / "class" / f"{number}.png")
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.chdir(tmp_path / "set")
+    for images, out in ((".", "run"), (".", "."), (tmp_path / "link", "class/deep/run"),
+                        (tmp_path / "set", "../link/run")):  # fmt: skip
+        refused(train, *SMALL_FILES, "--dataset", f"folder:{images}", "--out", out,
+                mentions=(f"--out {out}", "choose another --out"))  # fmt: skip
+    assert before == sorted(tmp_path.rglob("*"))
+
+
+def test_two_trainings_do_not_share_a_folder(refused, finished, tmp_path):
+    here = [*SMALL_FILES, "--dataset", finished[1], "--out", tmp_path]
+    with only_writer(tmp_path):
+        for more in ((), ("--resume",)):
+            refused(train, *here, *more, mentions=("another training", "choose another --out"))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", [sample, reconstruct, compress], ids=lambda c: c.__name__)
+def test_a_bad_out_is_found_before_the_work(command, refused, finished, tmp_path, monkeypatch):
+    def work(*_):
+        raise AssertionError("too late")
+
+    monkeypatch.setattr("rrvqlib.checkpoint.load_model", work)
+    monkeypatch.setattr("rrvqlib.run_folder.load_model", work)
+    argv = ["encode", finished[0], "a.png"] if command is compress else [finished[0]]
+    for out in (tmp_path / "none" / "x.png", tmp_path, "/dev/null"):
+        refused(command, *argv, "--out", out, mentions=(str(out), "choose"))
+    if command is not compress:
+        refused(command, *argv, "--out", tmp_path / "x.jpg", mentions="ends in .png")
 
 
 def test_resume_needs_the_run_s_own_settings_and_data(refused, run_folder, finished, tmp_path):

@@ -235,6 +235,8 @@ def test_pictures_and_names_of_every_kind_are_kept_or_refused(
 def test_a_disk_that_fills_up_leaves_no_picture(folder, tmp_path, capsys, monkeypatch):
     pictures = [folder / "one.png", folder / "two.bmp"]
     assert run("encode", folder / "model", *pictures, "--out", tmp_path / "file") == 0
+    foreign = tmp_path / "out" / ".unfinished-mywork"
+    foreign.mkdir(parents=True)
     write, decode = write_png, ("decode", folder / "model", tmp_path / "file")
 
     def full(path, picture):
@@ -245,7 +247,7 @@ def test_a_disk_that_fills_up_leaves_no_picture(folder, tmp_path, capsys, monkey
     with monkeypatch.context() as m:
         m.setattr("rrvqlib.pictures.write_png", full)
         assert run(*decode, "--out", tmp_path / "out") == 2
-    assert not list((tmp_path / "out").iterdir())
+    assert list((tmp_path / "out").iterdir()) == [foreign]
     assert run(*decode, "--out", tmp_path / "out") == 0  # once there is room
 
 
