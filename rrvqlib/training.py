@@ -139,13 +139,17 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """Ctrl-C and SIGTERM, remembered until the step that runs is done."""
+    """Ctrl-C, SIGTERM and a closed terminal, remembered until the step that runs is done."""
 
     def __init__(self) -> None:
         self.signum = 0
 
     def __enter__(self) -> StopRequest:
-        self.old = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
+        signals = [signal.SIGINT, signal.SIGTERM]
+        hangup = getattr(signal, "SIGHUP", None)  # Windows has none
+        if hangup and signal.getsignal(hangup) != signal.SIG_IGN:  # as nohup asks
+            signals.append(hangup)
+        self.old = {s: signal.signal(s, self._note) for s in signals}
         return self
 
     def _note(self, signum: int, _frame: object) -> None:

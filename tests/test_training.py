@@ -3,6 +3,7 @@
 import json
 import math
 import multiprocessing
+import os
 import random
 import resource
 import signal
@@ -124,6 +125,7 @@ def wait_until(holds, seconds=120):
 SIGNALS = {
     "term": (signal.SIGTERM, ("--model", "vqvae", "--pyramid", "4")),
     "interrupt": (signal.SIGINT, ("--schedule", "plateau", "--plateau_patience", "1")),
+    "hangup": (signal.SIGHUP, ()),
 }
 
 
@@ -146,6 +148,16 @@ def test_a_run_stopped_by_a_signal_goes_on_as_if_nothing_had_happened(
     config = RunConfig(**{**state["config"], "dataset": images})
     trainer(config, tmp_path / "unbroken").run(show_progress=False)
     assert_same_run(tmp_path / "unbroken", out)
+
+
+def test_nohup_is_heeded():
+    old = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with training.StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert not stop.signum
+    finally:
+        signal.signal(signal.SIGHUP, old)
 
 
 @pytest.mark.parametrize("kind", ["cosine", "plateau", "vqvae"])
