@@ -1,6 +1,7 @@
 """The commands: help, what they print, and bad input, which is one line and exit code 2."""
 
 import json
+import os
 import resource
 import shutil
 import subprocess
@@ -162,17 +163,20 @@ def test_data_lie_where_training_found_them(run_folder, refused):
 
 OUT_OF_RANGE = {
     "image_size": ("0", "-8", "1"), "pyramid": ("0", "32", "5", "4,8", "16,-8"),
-    "codes": ("0", "-1", "4,4,4"), "code_size": ("0",), "channels": ("0", "-3"), "blocks": ("0",),
+    "codes": ("0", "-1", "4,4,4", "1" + 22 * "0"), "code_size": ("0",),
+    "channels": ("0", "-3"), "blocks": ("0",),
     "ladder_blocks": ("-1",), "init_scale": ("0", "-1", "nan", "inf"), "commitment": ("-1", "nan"),
-    "prior_channels": ("0",), "prior_blocks": ("0", "-1"), "samples": ("1", "0"),
+    "prior_channels": ("0",), "prior_blocks": ("0", "-1"), "samples": ("1", "0", "1" + 22 * "0"),
     "codebook_decay": ("0", "1", "-0.5"), "restart_below": ("-0.1",),
-    "seed": ("-1", "99999999999"), "steps": ("0", "-1"), "batch_size": ("0", "-8"),
-    "lr": ("0", "-1e-3", "nan", "inf"), "codebook_lr_factor": ("0", "nan"), "lr_warmup": ("-1",),
+    "seed": ("-1", "99999999999"), "steps": ("0", "-1"),
+    "batch_size": ("0", "-8", "1" + 22 * "0"), "lr": ("0", "-1e-3", "nan", "inf", "1e300"),
+    "codebook_lr_factor": ("0", "nan"), "lr_warmup": ("-1",),
     "lr_min": ("-1", "1", "nan"), "plateau_patience": ("0",), "max_grad_norm": ("-1", "nan"),
     "skip_above": ("-1", "inf"), "max_skipped": ("0",), "ema": ("-0.1", "1", "2"),
     "temperature": ("0", "-1", "nan"), "temperature_end": ("0", "2"),
     "temperature_fraction": ("-0.1", "1.5"), "kl_warmup": ("-1", "1.01"),
-    "free_nats": ("-1", "nan"), "eval_every": ("0",), "eval_images": ("-1",), "save_every": ("0",),
+    "free_nats": ("-1", "nan", "1e300"), "eval_every": ("0",), "eval_images": ("-1",),
+    "save_every": ("0",),
     "iw_k": ("-1",), "iw_images": ("-1",), "grad_accumulation": ("0", "-1"),
 }  # fmt: skip
 CHOICES = {f.name for f in fields(RunConfig) if f.metadata["choices"]}
@@ -420,3 +424,56 @@ def test_errors_of_the_program_keep_their_traceback():
 
     with pytest.raises(ValueError, match="a bug"):
         cli.run(main)
+
+
+@pytest.mark.parametrize("size", [("--channels", 4_000_000_000), ("--codes", 2**60)])
+def test_what_no_memory_holds_is_refused(size, refused):
+    refused(train, *SMALL_FILES, *size, "--dry-run", mentions="not enough memory")
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory.")])
+def test_running_out_of_memory_is_no_traceback(error, capsys):
+    def main(_):
+        raise error
+
+    with pytest.raises(SystemExit) as exit_:
+        cli.run(main)
+    assert exit_.value.code == 2 and "not enough memory; take" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["a bug", "unsupported memory format", "illegal memory access"])
+def test_other_runtime_errors_keep_their_traceback(text):
+    def main(_):
+        raise RuntimeError(text)
+
+    with pytest.raises(RuntimeError, match=text):
+        cli.run(main)
+
+
+PRINTS = """
+import sys
+from rrvqlib import cli
+cli.run(lambda _: print("x" * int(sys.argv[1])))
+"""
+
+
+@pytest.mark.parametrize("length", [10, 100_000])  # fits the buffer, does not
+@pytest.mark.parametrize(("to", "code", "says"), [("| true", 141, ""), ("> /dev/full", 2, "error")])
+def test_output_that_goes_nowhere_is_no_traceback(to, code, says, length):
+    # The reader has left before anything is written.
+    late = PRINTS.replace("cli.run", "import time; time.sleep(0.3); cli.run")
+    command = f'"$0" -c "$1" {length} {to}; exit ${{PIPESTATUS[0]}}'
+    done = subprocess.run(
+        ["bash", "-c", command, sys.executable, late], capture_output=True, text=True
+    )
+    assert done.returncode == code, done.stderr
+    assert done.stderr.startswith(says) and len(done.stderr.splitlines()) == bool(says)
+
+
+def test_a_closed_standard_error_stops_no_command(finished):
+    command = f'"$0" -m rrvqlib.evaluate {finished[0]} --limit 2 --device cpu 2>&-'
+    environment = {k: v for k, v in os.environ.items() if k != "TQDM_DISABLE"}
+    done = subprocess.run(
+        ["bash", "-c", command, sys.executable], stdout=subprocess.PIPE, env=environment
+    )
+    assert done.returncode == 0 and b"bits/dim" in done.stdout
