@@ -98,13 +98,20 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(text))
 
 
+def cannot_read(path: Path, error: OSError) -> UserError:
+    """The error for a file of a run folder that is there, but not to be read."""
+    return UserError(f"{path} cannot be read ({error.strerror}); name the folder of a run")
+
+
 def read_json(path: Path) -> Any:
-    """Read JSON; raise UserError where the file is missing or damaged."""
+    """Read JSON; raise UserError where the file is missing, damaged or out of reach."""
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
         raise UserError(f"{path} is missing; is {path.parent} the folder of a run?") from None
-    except (ValueError, RecursionError, OSError) as error:
+    except OSError as error:
+        raise cannot_read(path, error) from None
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}); train again or copy it anew") from None
 
 
@@ -244,7 +251,9 @@ def load_model(directory: str | Path) -> VAE:
         # As `from_pretrained` does, but that would also take a file that lacks some weights.
         model = build(config)
         model.load_state_dict(load_file(weights), strict=True)
-    except (SafetensorError, RuntimeError, OSError) as error:
+        if not all(tensor.isfinite().all() for tensor in model.state_dict().values()):
+            raise ValueError("it holds numbers that are not finite")
+    except (SafetensorError, RuntimeError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"{weights} is damaged or not of this model ({reason}); copy it anew, or train again"

@@ -369,6 +369,10 @@ def test_a_damaged_run_folder_is_refused(refused, run_folder, finished):
     for content in (b"[]", b"{}", b'{"settings": {"steps": "x"}}', b'{"settings": 3}',
                     cut["run.json"]):  # fmt: skip
         damaged("run.json", content, (evaluate, run_folder), (diagnose, run_folder))
+    line = json.loads(contents["metrics.jsonl"].splitlines()[-1])
+    for wrong in ({"kl_bits_per_dim": [1.0]}, {"kl_bits_per_dim": [1.0, None]},
+                  {"perplexity": [1.0]}):  # fmt: skip
+        damaged("metrics.jsonl", json.dumps(line | wrong).encode(), (diagnose, run_folder))
     for content in (b"{", b"{}\n", b"3\n", b"\xff\n", b'{"step": "x"}\n', cut["metrics.jsonl"]):
         damaged("metrics.jsonl", content, (diagnose, run_folder))
     (run_folder / "metrics.jsonl").write_text("")
@@ -380,6 +384,24 @@ def test_a_damaged_run_folder_is_refused(refused, run_folder, finished):
             refused(command, *argv, mentions=(name, "missing"))
         (run_folder / name).write_bytes(contents[name])
     call(train, *resume)  # nothing was lost
+
+
+def test_a_file_in_place_of_a_run_folder_is_named_as_such(refused, finished):
+    file = finished[0] / "samples.png"
+    for command in (evaluate, sample, reconstruct, diagnose):
+        said = refused(command, file, mentions=("Not a directory", "name the folder of a run"))
+        assert "delete" not in said and "damaged" not in said
+
+
+def test_data_that_are_gone_or_others_are_told_from_the_run_s(run_folder, refused, tmp_path):
+    path = run_folder / "run.json"
+    description = json.loads(path.read_text())
+    for images in ("npz:gone.npz", write_images(tmp_path / "other.npz", test=5)):
+        description["settings"]["dataset"] = images
+        path.write_text(json.dumps(description))
+        for command in (evaluate, reconstruct):
+            refused(command, run_folder, mentions=(images, "--dataset"))
+    call(evaluate, run_folder, "--dataset", images)  # asked for
 
 
 def test_readers_refuse_wrong_values(refused, finished, tmp_path):

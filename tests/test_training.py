@@ -19,7 +19,7 @@ from PIL import Image
 from tiny_runs import SMALL_FILES, TINY, VQVAE, start_or_resume, trainer, write_images
 
 from rrvqlib import training
-from rrvqlib.checkpoint import CHECKPOINT, load_model, load_state
+from rrvqlib.checkpoint import CHECKPOINT, load_model, load_state, save_state
 from rrvqlib.configs import RunConfig
 from rrvqlib.errors import UserError
 from rrvqlib.models import build
@@ -414,6 +414,36 @@ def test_a_checkpoint_of_other_settings_is_refused(images, tmp_path):
         with pytest.raises(UserError, match=f"--{next(iter(change))}"):
             trainer(replace(config, **change), tmp_path / "run").resume()
     trainer(replace(config, save_every=5), tmp_path / "run").resume()  # changes no number
+
+
+def test_a_checkpoint_of_another_version_is_refused(images, tmp_path):
+    run = trainer(replace(TINY, dataset=images), tmp_path / "run")
+    run.step()
+    run.save()
+    state = load_state(run.out / CHECKPOINT)
+    for wrong in (
+        {},
+        {"config": state["config"]},
+        {**state, "optimizer": None},
+        {**state, "progress": {"step": 1, "epochs": 2}},
+        {**state, "model": dict(list(state["model"].items())[1:])},
+    ):
+        save_state(run.out / CHECKPOINT, wrong)
+        with pytest.raises(UserError, match="another version or model.*train anew"):
+            run.resume()
+
+
+def test_a_run_does_not_go_on_with_other_images(images, tmp_path):
+    config, out = replace(TINY, dataset=images), tmp_path / "run"
+    run = trainer(config, out)
+    run.describe()
+    run.step()
+    run.save()
+    write_images(tmp_path / "images.npz", train=30)
+    with pytest.raises(UserError, match="holds other images now.*'train': 27.*'train': 36"):
+        trainer(config, out).resume()
+    (out / "run.json").unlink()  # then nothing is known
+    trainer(config, out).resume()
 
 
 def test_training_lowers_the_score(images, tmp_path):
