@@ -5,12 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from benchmarks import SIZES
 from benchmarks.timing import Timing, in_turns
 from rrvqlib.embeddings import Codebook, nearest_codes
 from rrvqlib.latents import NearestLatent
 from rrvqlib.responsibilities import log_responsibilities
-
-SIZES = {"small": (1024, 64, 16), "layer": (4096, 256, 32), "wide": (4096, 256, 128)}
 
 
 def broadcast_responsibilities(features: Tensor, codebook: Codebook) -> Tensor:

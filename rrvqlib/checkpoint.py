@@ -23,6 +23,11 @@ from rrvqlib.configs import ModelConfig, show_setting
 from rrvqlib.errors import UserError
 from rrvqlib.models import VAE, build
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 CHECKPOINT = "checkpoint.safetensors"
 UNFINISHED = ".unfinished-"  # begins the names of files that are being written
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -36,9 +41,31 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         remedy = "choose another path"
         if error.errno in DISK_FULL:
-            remedy = "free some disk space and try again (a training goes on with --resume)"
+            remedy = "free some disk space and try again"
         reason = error.strerror or error
         raise UserError(f"cannot write {path} ({reason}); {remedy}") from None
+
+
+def real_file(path: Path) -> Path:
+    """Where a file of this name is written: where a link leads to, so that the link stays.
+
+    Raises:
+        UserError: there is a folder or a device, which must not be replaced by a file.
+    """
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():
+        raise UserError(f"cannot write {path} (it is a folder or a device); choose another path")
+    return target
+
+
+def check_writable(path: Path) -> None:
+    """Before long work, make sure that its result can be written.
+
+    Raises:
+        UserError: it cannot; the message names the file.
+    """
+    with writing(path), tempfile.TemporaryFile(dir=real_file(path).parent):
+        pass
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -50,14 +77,17 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         UserError: the file cannot be written; the message names it.
     """
     with writing(path):
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=UNFINISHED, suffix=path.suffix)
+        target = real_file(path)
+        handle, temporary = tempfile.mkstemp(
+            dir=target.parent, prefix=UNFINISHED, suffix=target.suffix
+        )
         os.close(handle)
         try:
             write(Path(temporary))
             with open(temporary, "rb") as written:
                 os.fsync(written.fileno())
             os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
+            os.replace(temporary, target)
         finally:
             Path(temporary).unlink(missing_ok=True)
 
@@ -68,13 +98,20 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(text))
 
 
+def cannot_read(path: Path, error: OSError) -> UserError:
+    """The error for a file of a run folder that is there, but not to be read."""
+    return UserError(f"{path} cannot be read ({error.strerror}); name the folder of a run")
+
+
 def read_json(path: Path) -> Any:
-    """Read JSON; raise UserError where the file is missing or damaged."""
+    """Read JSON; raise UserError where the file is missing, damaged or out of reach."""
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
         raise UserError(f"{path} is missing; is {path.parent} the folder of a run?") from None
-    except (ValueError, RecursionError, OSError) as error:
+    except OSError as error:
+        raise cannot_read(path, error) from None
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}); train again or copy it anew") from None
 
 
@@ -214,7 +251,9 @@ def load_model(directory: str | Path) -> VAE:
         # As `from_pretrained` does, but that would also take a file that lacks some weights.
         model = build(config)
         model.load_state_dict(load_file(weights), strict=True)
-    except (SafetensorError, RuntimeError, OSError) as error:
+        if not all(tensor.isfinite().all() for tensor in model.state_dict().values()):
+            raise ValueError("it holds numbers that are not finite")
+    except (SafetensorError, RuntimeError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"{weights} is damaged or not of this model ({reason}); copy it anew, or train again"
@@ -249,7 +288,7 @@ def load_weights(model: VAE, directory: str | Path) -> None:
 
 
 def prepare_directory(directory: Path) -> None:
-    """Make the folder, check that files can be written there, and clear what a kill left over.
+    """Make the folder and check that files can be written there.
 
     Raises:
         UserError: they cannot.
@@ -262,8 +301,37 @@ def prepare_directory(directory: Path) -> None:
         raise UserError(
             f"cannot write to {directory} ({error.strerror}); choose another --out"
         ) from None
-    for path in directory.glob(UNFINISHED + "*"):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def only_writer(directory: Path) -> Iterator[None]:
+    """Keep other trainings out of the folder; clear what one that was killed left half-written.
+
+    The lock is the folder's own and leaves no file; the system lifts it after a kill, too. Some
+    network disks know no such lock, and Windows has none: there nothing is checked.
+
+    Raises:
+        UserError: another training is writing there.
+    """
+    handle = None
+    if fcntl is not None:
+        handle = os.open(directory, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            raise UserError(
+                f"another training is writing to {directory}; choose another --out"
+            ) from None
+        except OSError:
+            pass
+    try:
+        for path in directory.glob(UNFINISHED + "*"):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)

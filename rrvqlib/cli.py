@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -95,17 +97,49 @@ def add_run_arguments(parser: argparse.ArgumentParser, with_data: bool) -> None:
 
 def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> None:
     """Call `main(argv)`; what the user can mend becomes one line and exit code 2."""
+    if sys.stderr is None:  # closed by the shell; progress bars expect one
+        sys.stderr = open(os.devnull, "w")
     try:
-        main(argv)
+        try:
+            main(argv)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # here, where what goes wrong is still told in a line
     except UserError as error:
         fail(str(error))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(130) from None
+    except BrokenPipeError:  # the reader has left, as `head` does: no error of anybody's
+        drop_output()
+        raise SystemExit(128 + 13) from None  # as the shell reports SIGPIPE
     except OSError as error:
-        if error.filename is None:
+        if error.errno is None:  # not of the operating system
             raise
+        if error.filename is None:  # most likely standard output, on a full disk
+            drop_output()
+            fail(f"cannot read or write ({error.strerror}); check the disk and where output goes")
         fail(f"cannot read or write {error.filename}: {error.strerror}; choose another path")
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not is_out_of_memory(error):
+            raise
+        fail(
+            "not enough memory; take a smaller model, --batch_size, --n or --iw_k, or more"
+            " --grad_accumulation"
+        )
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch says so; on the CPU it has no kind of error for that, and sizes overflow."""
+    texts = ("out of memory", "allocate memory", "not enough memory", "calculation overflowed",
+             "multiplication overflow")  # fmt: skip
+    return any(text in str(error) for text in texts)
+
+
+def drop_output() -> None:
+    """Send standard output nowhere, or Python would try to write the rest when it exits."""
+    with suppress(AttributeError, OSError):  # closed, or a notebook's
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def fail(message: str) -> None:

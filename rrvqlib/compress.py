@@ -12,6 +12,7 @@ from rrvqlib import cli
 from rrvqlib.errors import UserError
 
 if TYPE_CHECKING:
+    from PIL import Image
     from torch import Tensor
 
 
@@ -52,27 +53,68 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def read_image(path: Path) -> Tensor:
-    """A picture file as uint8 (3, H, W)."""
+    """A picture file as uint8 (3, H, W), upright.
+
+    Raises:
+        UserError: it cannot be read, or the file would not give back all that is in it.
+    """
     import numpy as np
     import torch
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, ImageOps
 
     try:
-        with Image.open(path) as picture:
-            return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
+        with Image.open(path) as file:
+            lost = what_is_lost(file)
+            picture = ImageOps.exif_transpose(file).convert("RGB")
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; name a picture file") from None
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+    # Each of Pillow's decoders raises its own kinds on a damaged file.
+    except Exception as error:
         raise UserError(f"{path} cannot be read as a picture ({error}); name another") from None
+    if lost:
+        raise UserError(f"{path} has {lost}; convert it to one opaque 8-bit RGB picture first")
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+
+
+def what_is_lost(file: Image.Image) -> str:
+    """What in a picture just opened has no place among 8-bit RGB pixels; empty if nothing."""
+    from rrvqlib.data import has_deep_pixels
+
+    if has_deep_pixels(file):
+        return "more than 8 bits per pixel and channel"
+    if file.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA"):
+        return f"colours of the kind {file.mode}"
+    if getattr(file, "n_frames", 1) > 1:
+        return f"{file.n_frames} frames"
+    if file.has_transparency_data and file.convert("RGBA").getextrema()[3][0] < 255:
+        return "transparent pixels"
+    return ""
 
 
 def encode(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
-    from rrvqlib.checkpoint import load_model, write_atomically
+    from rrvqlib.checkpoint import check_writable, load_model, write_atomically
     from rrvqlib.codec import Codec
-    from rrvqlib.container import Container, Entry, cut, fingerprint, join, pack, pixel_digest
+    from rrvqlib.container import (
+        MAGIC,
+        MAX_SIDE,
+        Container,
+        Entry,
+        cut,
+        fingerprint,
+        join,
+        pack,
+        pixel_digest,
+    )
 
+    check_writable(args.out)
+    if args.out.is_file():  # a slip such as `--out a.png b.png` must not cost a picture
+        with args.out.open("rb") as file:
+            if file.read(len(MAGIC)) not in (MAGIC, b""):
+                raise UserError(
+                    f"{args.out} was not written by rrvqlib.compress; choose another --out"
+                )
     model = load_model(args.model)
     codec, side = Codec(model), model.config.image_size
     layers = codec.layers if args.layers is None else args.layers
@@ -81,6 +123,9 @@ def encode(args: argparse.Namespace) -> None:
     if args.layers is not None and not args.lossy:
         raise UserError("--layers keeps a part of the codes; add --lossy")
     images = [read_image(path) for path in args.images]
+    for path, image in zip(args.images, images, strict=True):
+        if max(image.shape) > MAX_SIDE:
+            raise UserError(f"{path} is longer than {MAX_SIDE} pixels; cut it in two")
     entries = tuple(
         Entry(path.name, image.shape[2], image.shape[1])
         for path, image in zip(args.images, images, strict=True)
@@ -126,8 +171,13 @@ def decode(args: argparse.Namespace) -> None:
     if fingerprint(model) != container.model:
         raise UserError(f"{args.file} was written with another model; name that one's folder")
     stems = [Path(entry.name).stem for entry in container.entries]
-    names = [f"{stem}.png" if stems.count(stem) == 1 else f"{stem}-{n}.png"
-             for n, stem in enumerate(stems, start=1)]  # fmt: skip
+    names: list[str] = []
+    for n, stem in enumerate(stems, start=1):
+        name = stem if stems.count(stem) == 1 else f"{stem}-{n}"
+        # Some systems take A.png and a.png for one file.
+        while f"{name}.png".casefold() in (other.casefold() for other in names):
+            name += f"-{n}"
+        names.append(f"{name}.png")
     prepare_directory(args.out)
     for name in names:
         if (args.out / name).exists():
@@ -144,8 +194,15 @@ def decode(args: argparse.Namespace) -> None:
     if pixel_digest(images) != container.pixels:
         # Intact file, right model: then this machine's arithmetic is not that of the writer.
         raise UserError(f"{args.file} comes out otherwise than it went in; {DECODE_REMEDY}")
-    for name, image in zip(names, images, strict=True):
-        write_png(args.out / name, image)
+    written = []
+    try:
+        for name, image in zip(names, images, strict=True):
+            write_png(args.out / name, image)
+            written.append(args.out / name)
+    except BaseException:  # a full disk: some pictures alone would stand in the next try's way
+        for path in written:
+            path.unlink(missing_ok=True)
+        raise
     print(f"{args.out}: {', '.join(names)}")
 
 

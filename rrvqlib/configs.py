@@ -123,12 +123,12 @@ class ModelConfig:
         check_choices(self)
         for f in fields(self):
             value = getattr(self, f.name)
-            require(
-                self,
-                f.name,
-                not isinstance(value, float) or math.isfinite(value),
-                "a finite number",
-            )
+            for number in value if isinstance(value, tuple) else (value,):
+                # What torch can hold: float32 and int64.
+                if isinstance(number, float):
+                    require(self, f.name, abs(number) < 3e38, "a finite number, below 3e38")
+                if isinstance(number, int):
+                    require(self, f.name, abs(number) < 2**63, "below 2^63")
         self._check_pyramid()
         for name in ("code_size", "channels", "blocks", "prior_channels", "prior_blocks"):
             require(self, name, getattr(self, name) >= 1, "at least 1")

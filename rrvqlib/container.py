@@ -88,7 +88,11 @@ def pixel_digest(images: list[Tensor]) -> bytes:
 
 def pack(container: Container) -> bytes:
     """The bytes of a file."""
-    names = [entry.name.encode()[:255] for entry in container.entries]
+    # Of a name that is no text, or is longer than most systems allow, what can be kept.
+    names = [
+        entry.name.encode(errors="replace")[:255].decode(errors="ignore").encode()
+        for entry in container.entries
+    ]
     head = HEAD.pack(
         MAGIC,
         VERSION,

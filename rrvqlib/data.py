@@ -14,12 +14,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rrvqlib.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 DATASETS: dict[str, str] = {
     "swatches": "constant images in nine colours, 32x32; the toy data set of Appendix B",
@@ -81,7 +85,7 @@ def load(dataset: str, data_dir: str | Path = "data", image_size: int | None = N
     if colon and kind in ("folder", "npz"):
         if not path:
             raise UserError(f"{dataset!r} names no path; write {kind}:PATH")
-        path = Path(path).expanduser()
+        path = path_of(dataset)
         if kind == "npz":
             return _load_npz(path, image_size)
         return _load_folder(path, 32 if image_size is None else image_size)
@@ -96,6 +100,21 @@ def load(dataset: str, data_dir: str | Path = "data", image_size: int | None = N
         _check_image_size(dataset, 64, image_size)
         return _load_celeba(data_dir)
     raise UserError(f"there is no data set {dataset!r}; choose one of {', '.join(DATASETS)}")
+
+
+def path_of(dataset: str) -> Path | None:
+    """PATH of `folder:PATH` and `npz:PATH`; None for the data sets that have a name alone.
+
+    Raises:
+        UserError: it begins with ~ and the name of a user whom the system does not know.
+    """
+    kind, _, path = dataset.partition(":")
+    if kind not in ("folder", "npz") or not path:
+        return None
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"{path}: there is no such user; write the path out") from None
 
 
 def _check_image_size(name: str, actual: int, wanted: int | None) -> None:
@@ -188,13 +207,21 @@ def _read_photo(package: str, file: str) -> np.ndarray:
     return _decode(path)
 
 
+def has_deep_pixels(file: Image.Image) -> bool:
+    """Whether a picture just opened has more than 8 bits per pixel and channel.
+
+    Pillow would clip 65,536 grey levels to 256, and opens 16-bit colour in PNG and TIFF as 8-bit.
+    """
+    return file.mode[0] in "IF" or any(";16" in str(tile[3]) for tile in file.tile)
+
+
 def _decode(path: Path, image_size: int | None = None) -> np.ndarray:
     """An image file -> uint8 (H, W, 3); with image_size, its central square, resized to that."""
     from PIL import Image, ImageOps
 
     try:
         with Image.open(path) as file:
-            if file.mode[0] in "IF":  # Pillow would clip 65,536 grey levels to 256
+            if has_deep_pixels(file):
                 raise ValueError(f"mode {file.mode}, more than 8 bits per pixel and channel")
             image = ImageOps.exif_transpose(file).convert("RGB")
     # Each of Pillow's decoders raises its own kinds on a damaged file.
@@ -406,11 +433,13 @@ IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tif
 
 
 def _image_files(path: Path) -> list[Path]:
-    """The image files below a folder, sorted by their path."""
+    """The image files below a folder, sorted by their path; hidden ones and folders are none."""
     files = [
         file
         for file in path.rglob("*")
-        if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
+        if file.suffix.lower() in IMAGE_SUFFIXES
+        and file.is_file()
+        and not any(part.startswith(".") for part in file.relative_to(path).parts)
     ]
     if not files:
         raise UserError(f"{path} holds no image; put {', '.join(sorted(IMAGE_SUFFIXES))} files in")
@@ -422,7 +451,8 @@ def _decode_all(files: list[Path], image_size: int, split: str) -> Tensor:
     from tqdm import tqdm
 
     images = np.empty((len(files), image_size, image_size, 3), dtype=np.uint8)
-    for index, file in enumerate(tqdm(files, desc=f"reading {split}", unit="image", leave=False)):
+    bar = tqdm(files, desc=f"reading {split}", unit="image", leave=False, disable=None)
+    for index, file in enumerate(bar):
         images[index] = _decode(file, image_size)
     return torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
 
@@ -553,7 +583,8 @@ def _write_celeba_cache(cache: Path) -> None:
                 cache.parent, split, target_type=[], transform=crop, download=True
             )
             images = np.empty((len(celeba), CELEBA_SIZE, CELEBA_SIZE, 3), dtype=np.uint8)
-            for index in tqdm(range(len(celeba)), desc=f"CelebA {split}", unit="image"):
+            bar = tqdm(range(len(celeba)), desc=f"CelebA {split}", unit="image", disable=None)
+            for index in bar:
                 images[index] = celeba[index][0]
         arrays[f"{split}_images"] = images
     # A kill while writing must not leave half a file under the final name.

@@ -28,7 +28,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     metrics = read_metrics(args.dir)
     if not metrics:
         raise UserError(f"{args.dir} has no evaluation yet; wait for the first, or train longer")
-    texts, last = findings(read_config(args.dir), metrics), metrics[-1]
+    config = read_config(args.dir)
+    for line in metrics:
+        for name in ("kl_bits_per_dim", "perplexity"):
+            if line[name] is not None and len(line[name]) != config.layers:
+                raise UserError(
+                    f"{args.dir}: run.json has {config.layers} layers and metrics.jsonl"
+                    f" {len(line[name])}; copy both files of one run"
+                )
+    texts, last = findings(config, metrics), metrics[-1]
     print(
         f"step {last['step']}: {last['valid_bits_per_dim']:.3f} bits/dim on validation images,"
         f" largest KL of a layer {last['largest_layer_kl']:.0f} nats,"

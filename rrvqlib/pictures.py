@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rrvqlib.checkpoint import write_atomically
+from rrvqlib.checkpoint import check_writable, write_atomically
+from rrvqlib.errors import UserError
 from rrvqlib.likelihood import reals_to_pixels
 from rrvqlib.models import VAE
 from rrvqlib.scoring import device_of, seeded
@@ -27,10 +28,26 @@ def grid(images: Tensor, columns: int, gap: int = 2) -> Tensor:
     return picture
 
 
+def check_png(path: Path) -> None:
+    """Before long work, make sure that its picture can be written, and is what its name says.
+
+    Raises:
+        UserError: it cannot, or the name is not that of a PNG file.
+    """
+    check_writable(path)
+    if path.suffix.lower() != ".png":
+        raise UserError(f"{path}: pictures are PNG files; choose a name that ends in .png")
+
+
 def write_png(path: Path, picture: Tensor) -> None:
-    """Write a uint8 picture (3, H, W) atomically."""
+    """Write a uint8 picture (3, H, W) atomically.
+
+    Raises:
+        UserError: as `check_png`.
+    """
     from PIL import Image
 
+    check_png(path)
     image = Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy())
     write_atomically(path, lambda temporary: image.save(temporary, format="PNG"))
 
@@ -44,8 +61,9 @@ def sample_images(model: VAE, n: int, temperature: float = 1.0, seed: int = 0) -
 
 def reconstruction_pairs(model: VAE, images: Tensor, seed: int = 0) -> Tensor:
     """Reconstruction, original, reconstruction, original, ...: the layout of Fig. E.7."""
-    with seeded(seed):
-        rebuilt = reals_to_pixels(model.reconstruct(images.to(device_of(model)))).cpu()
+    with seeded(seed):  # in parts, so that memory does not grow with the images
+        parts = [model.reconstruct(part.to(device_of(model))).cpu() for part in images.split(64)]
+    rebuilt = reals_to_pixels(torch.cat(parts))
     return torch.stack([rebuilt, images.cpu()], dim=1).flatten(0, 1)
 
 

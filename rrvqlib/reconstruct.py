@@ -31,9 +31,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
     if args.n < 1:
         raise UserError(f"--n {args.n}: must be at least 1")
-    from rrvqlib.pictures import grid, reconstruction_pairs, write_png
+    from rrvqlib.pictures import check_png, grid, reconstruction_pairs, write_png
     from rrvqlib.run_folder import open_images, open_model
 
+    check_png(args.out)
     model = open_model(args)
     images, what = open_images(args, model)
     pairs = reconstruction_pairs(model, images[: args.n], args.seed)

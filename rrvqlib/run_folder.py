@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from rrvqlib import data
-from rrvqlib.checkpoint import load_model, read_json, read_settings
+from rrvqlib.checkpoint import cannot_read, load_model, read_json, read_settings
 from rrvqlib.configs import RunConfig
 from rrvqlib.errors import UserError
 from rrvqlib.models import VAE
@@ -42,13 +42,39 @@ def open_model(args: argparse.Namespace) -> VAE:
 
 def open_images(args: argparse.Namespace, model: VAE) -> tuple[torch.Tensor, str]:
     """uint8 images of the split that was asked for, and what they are."""
+    size = model.config.image_size
     if args.dataset:
-        dataset, data_dir = args.dataset, args.data_dir or "data"
+        splits = data.load(args.dataset, args.data_dir or "data", size)
     else:
         config = read_config(args.dir)
-        dataset, data_dir = config.dataset, args.data_dir or config.data_dir
-    splits = data.load(dataset, data_dir, model.config.image_size)
+        try:
+            splits = data.load(config.dataset, args.data_dir or config.data_dir, size)
+        except UserError as error:
+            raise UserError(
+                f"{error} (the run was trained on {config.dataset}; --dataset names your own copy)"
+            ) from None
+        check_split_sizes(args.dir, config.dataset, splits)
     return splits[args.split], f"{splits.name}, {args.split}"
+
+
+def check_split_sizes(directory: Path, dataset: str, splits: data.Splits) -> None:
+    """Notice that other images lie at the path of a data set than when a run was trained.
+
+    A run older than these numbers, or without its `run.json`, is taken as it is.
+
+    Raises:
+        UserError: a split has another size.
+    """
+    try:
+        then = read_json(directory / "run.json")["split_sizes"]
+    except (UserError, TypeError, KeyError):
+        return
+    now = {split: len(splits[split]) for split in data.SPLITS}
+    if data.path_of(dataset) and now != then:
+        raise UserError(
+            f"{dataset} holds other images now ({now}) than when the run in {directory} was trained"
+            f" ({then}); bring those back, or name your images with --dataset"
+        )
 
 
 def read_metrics(directory: Path) -> list[dict[str, Any]]:
@@ -63,12 +89,17 @@ def read_metrics(directory: Path) -> list[dict[str, Any]]:
         for text in path.read_text().splitlines():
             line = json.loads(text)
             for name, kind in METRICS.items():
-                if not isinstance(line[name], kind):
+                numbers = line[name] if isinstance(line[name], list) else []
+                if not isinstance(line[name], kind) or not all(
+                    isinstance(number, int | float) for number in numbers
+                ):
                     raise TypeError(f"{name} is {line[name]!r}")
             lines.append(line)
     except FileNotFoundError:
         raise UserError(f"{path} is missing; is {directory} the folder of a run?") from None
-    except (ValueError, TypeError, KeyError, OSError, RecursionError) as error:
+    except OSError as error:
+        raise cannot_read(path, error) from None
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         where = f"line {len(lines) + 1}"
         raise UserError(f"{path} is damaged ({where}: {error}); delete that line") from None
     return lines

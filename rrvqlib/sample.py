@@ -40,9 +40,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"--n {args.n}: must be at least 1")
     if not 0 <= args.temperature < math.inf:
         raise UserError(f"--temperature {args.temperature}: must be 0 or more")
-    from rrvqlib.pictures import grid, sample_images, write_png
+    from rrvqlib.pictures import check_png, grid, sample_images, write_png
     from rrvqlib.run_folder import open_model
 
+    check_png(args.out)
     images = sample_images(open_model(args), args.n, args.temperature, args.seed)
     write_png(args.out, grid(images, columns=math.ceil(math.sqrt(args.n))))
     print(f"{args.out}: {args.n} samples")

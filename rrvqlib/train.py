@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,6 +59,33 @@ def describe_runs() -> list[str]:
     return [f"  {name:<22} {run.cost}; {run.expect}" for name, run in RUNS.items()]
 
 
+def check_nothing_is_overwritten(out: Path) -> None:
+    """Raise UserError where a new run would replace files of an older one, or of the user."""
+    from rrvqlib.checkpoint import CHECKPOINT
+
+    kept = [CHECKPOINT, "model.safetensors", "results.json", "config.json", "samples.png",
+            "reconstructions.png"]  # fmt: skip
+    if not is_run(out / "run.json"):  # a run killed before its first checkpoint may start anew
+        kept += ["run.json", "metrics.jsonl"]
+    found = [name for name in kept if (out / name).exists()]
+    if found:
+        resume = "add --resume to go on, or " if CHECKPOINT in found else ""
+        raise UserError(
+            f"{out} holds {found[0]}, which a new run would replace; {resume}choose another --out"
+        )
+
+
+def is_run(path: Path) -> bool:
+    """Whether a file is the `run.json` that training writes."""
+    from rrvqlib.checkpoint import read_json
+
+    try:
+        description = read_json(path)
+    except UserError:
+        return False
+    return isinstance(description, dict) and {"command", "settings"} <= description.keys()
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
     if args.run not in RUNS:
@@ -69,17 +98,22 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     if args.out is None:
         raise UserError("--out DIR is missing: name a folder for the run, such as --out runs/first")
-    from rrvqlib.checkpoint import CHECKPOINT, prepare_directory
+    from rrvqlib.checkpoint import only_writer, prepare_directory
+    from rrvqlib.data import path_of
     from rrvqlib.training import Stopped, train
 
+    images = path_of(config.dataset)
+    if images and images.is_dir() and args.out.resolve().is_relative_to(images.resolve()):
+        # Its samples would be taken for images, and the splits would move by as many.
+        raise UserError(f"--out {args.out} lies among the images of {images}; choose another --out")
     prepare_directory(args.out)
-    kept = (CHECKPOINT, "model.safetensors", "results.json")
-    if not args.resume and any((args.out / name).exists() for name in kept):
-        raise UserError(
-            f"{args.out} holds a run already; add --resume to go on, or choose another --out"
-        )
+    # Of the processes that torchrun starts, the first one writes.
+    writes = os.environ.get("RANK", "0") == "0"
     try:
-        results = train(config, args.out, args.run, args.resume)
+        with only_writer(args.out) if writes else nullcontext():
+            if not args.resume:
+                check_nothing_is_overwritten(args.out)
+            results = train(config, args.out, args.run, args.resume)
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         raise SystemExit(stopped.exit_code) from None

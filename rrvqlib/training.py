@@ -40,7 +40,7 @@ from rrvqlib.elbo import bits_per_dim, training_loss
 from rrvqlib.embeddings import Codebook
 from rrvqlib.errors import UserError
 from rrvqlib.models import VAE, build
-from rrvqlib.run_folder import read_metrics
+from rrvqlib.run_folder import check_split_sizes, read_metrics
 from rrvqlib.runs import command
 from rrvqlib.scoring import importance_weighted_score, score
 
@@ -139,13 +139,17 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """Ctrl-C and SIGTERM, remembered until the step that runs is done."""
+    """Ctrl-C, SIGTERM and a closed terminal, remembered until the step that runs is done."""
 
     def __init__(self) -> None:
         self.signum = 0
 
     def __enter__(self) -> StopRequest:
-        self.old = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
+        signals = [signal.SIGINT, signal.SIGTERM]
+        hangup = getattr(signal, "SIGHUP", None)  # Windows has none
+        if hangup and signal.getsignal(hangup) != signal.SIG_IGN:  # as nohup asks
+            signals.append(hangup)
+        self.old = {s: signal.signal(s, self._note) for s in signals}
         return self
 
     def _note(self, signum: int, _frame: object) -> None:
@@ -321,10 +325,26 @@ class Trainer:
         """Go back to the checkpoint of the run folder.
 
         Raises:
-            UserError: there is none, it is damaged, or it belongs to other settings.
+            UserError: there is none, it is damaged, or it belongs to other settings, images or to
+                another version.
         """
-        state = load_state(self.out / CHECKPOINT)
-        check_same_run(state["config"], self.config)
+        path = self.out / CHECKPOINT
+        state = load_state(path)
+        try:
+            check_same_run(state["config"], self.config)
+            self.restore(state)
+        except torch.OutOfMemoryError:
+            raise
+        except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"{path} is of another version or model ({type(error).__name__}: {reason});"
+                " train anew in another --out"
+            ) from None
+        check_split_sizes(self.out, self.config.dataset, self.splits)
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over the state that `save` wrote."""
         self.model.load_state_dict(state["model"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])

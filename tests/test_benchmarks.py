@@ -1,6 +1,8 @@
 """The benchmarks run from the command line and compare like with like."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -52,9 +54,24 @@ def test_coding_is_timed(capsys):
     assert "the coder alone" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("argv", [["nothing"], ["--repeats", "0"]])
+@pytest.mark.parametrize("argv", [["nothing"], ["--repeats", "0"], ["--threads", "1000000"],
+                                  ["--json", "/proc/none/numbers.json"]])  # fmt: skip
 def test_bad_arguments_end_with_a_message(argv, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.run(main, argv)
     assert stop.value.code == 2
-    assert "error:" in capsys.readouterr().err
+    out, err = capsys.readouterr()
+    assert "error:" in err and not out  # before anything is measured
+
+
+def test_help_does_not_import_torch():
+    code = (
+        "import runpy, sys\n"
+        "sys.argv = ['benchmarks', '--help']\n"
+        "try:\n"
+        "    runpy.run_module('benchmarks', run_name='__main__')\n"
+        "except SystemExit:\n"
+        "    assert 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and "usage" in done.stdout, done.stderr

@@ -21,8 +21,10 @@ from tiny_runs import TINY, VQVAE
 import rrvqlib
 from rrvqlib import checkpoint
 from rrvqlib.checkpoint import (
+    check_writable,
     load_model,
     load_state,
+    only_writer,
     prepare_directory,
     read_json,
     save_model,
@@ -171,7 +173,10 @@ def test_a_kill_between_write_and_rename_leaves_the_old_file(tmp_path):
     assert killed.returncode == -signal.SIGKILL
     assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 2
     (tmp_path / (checkpoint.UNFINISHED + "model")).mkdir()
-    prepare_directory(tmp_path)  # the next run clears up
+    prepare_directory(tmp_path)  # of a command that only adds pictures to a folder
+    assert len(list(tmp_path.iterdir())) == 3
+    with only_writer(tmp_path):  # the next run clears up
+        pass
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -181,6 +186,46 @@ def test_a_path_that_cannot_be_written_is_named(place, tmp_path):
     (tmp_path / "folder" / "full").mkdir(parents=True)
     with pytest.raises(UserError, match=f"{place}.*choose another path"):
         write_atomically(tmp_path / place, lambda temporary: temporary.write_text("new"))
+
+
+@pytest.mark.parametrize("place", ["missing/file", "file/below", "folder", "/dev/null", "/proc/x"])
+def test_a_path_that_cannot_be_written_is_found_before_the_work(place, tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match=f"{place}.*choose another path"):
+        check_writable(tmp_path / place)
+    check_writable(tmp_path / "file")
+    check_writable(tmp_path / "new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_links_stay_and_devices_are_not_replaced(tmp_path):
+    (tmp_path / "real").mkdir()
+    for name in ("old", "new"):  # a link to a file, and one that leads nowhere yet
+        (tmp_path / name).symlink_to(f"real/{name}.json")
+    write_json(tmp_path / "real" / "old.json", 1)
+    for name in ("old", "new"):
+        write_json(tmp_path / name, 2)
+        assert (tmp_path / name).is_symlink() and read_json(tmp_path / "real" / f"{name}.json") == 2
+    (tmp_path / "to-device").symlink_to("/dev/null")
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("to-device", "pipe"):
+        with pytest.raises(UserError, match="a folder or a device.*choose another path"):
+            write_json(tmp_path / name, 3)
+    assert (tmp_path / "pipe").is_fifo() and Path("/dev/null").is_char_device()
+
+
+def test_two_writers_of_one_folder_are_one_too_many(tmp_path):
+    (tmp_path / (checkpoint.UNFINISHED + "old")).touch()
+    with only_writer(tmp_path):
+        mine = tmp_path / (checkpoint.UNFINISHED + "mine")
+        mine.touch()
+        with pytest.raises(UserError, match="another training.*choose another --out"):
+            with only_writer(tmp_path):
+                pass
+        assert list(tmp_path.iterdir()) == [mine]
+    with only_writer(tmp_path):
+        assert not list(tmp_path.iterdir())
 
 
 @contextmanager
@@ -246,6 +291,9 @@ def test_weights_of_another_model_are_refused(model_folder):
         save_file(wrong, path)
         with pytest.raises(UserError, match="not of this model"):
             load_model(model_folder)
+    save_file({**tensors, first: tensors[first].clone().fill_(float("nan"))}, path)
+    with pytest.raises(UserError, match="damaged.*not finite"):
+        load_model(model_folder)
     path.write_bytes(path.read_bytes()[:300])
     with pytest.raises(UserError, match="damaged"):
         load_model(model_folder)

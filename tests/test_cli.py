@@ -1,6 +1,7 @@
 """The commands: help, what they print, and bad input, which is one line and exit code 2."""
 
 import json
+import os
 import resource
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ from PIL import Image
 from tiny_runs import SMALL_FILES, write_images
 
 from rrvqlib import cli, compress, diagnose, evaluate, reconstruct, sample, train
-from rrvqlib.checkpoint import CHECKPOINT
+from rrvqlib.checkpoint import CHECKPOINT, only_writer
 from rrvqlib.configs import RunConfig
 from rrvqlib.runs import RUNS
 
@@ -162,17 +163,20 @@ def test_data_lie_where_training_found_them(run_folder, refused):
 
 OUT_OF_RANGE = {
     "image_size": ("0", "-8", "1"), "pyramid": ("0", "32", "5", "4,8", "16,-8"),
-    "codes": ("0", "-1", "4,4,4"), "code_size": ("0",), "channels": ("0", "-3"), "blocks": ("0",),
+    "codes": ("0", "-1", "4,4,4", "1" + 22 * "0"), "code_size": ("0",),
+    "channels": ("0", "-3"), "blocks": ("0",),
     "ladder_blocks": ("-1",), "init_scale": ("0", "-1", "nan", "inf"), "commitment": ("-1", "nan"),
-    "prior_channels": ("0",), "prior_blocks": ("0", "-1"), "samples": ("1", "0"),
+    "prior_channels": ("0",), "prior_blocks": ("0", "-1"), "samples": ("1", "0", "1" + 22 * "0"),
     "codebook_decay": ("0", "1", "-0.5"), "restart_below": ("-0.1",),
-    "seed": ("-1", "99999999999"), "steps": ("0", "-1"), "batch_size": ("0", "-8"),
-    "lr": ("0", "-1e-3", "nan", "inf"), "codebook_lr_factor": ("0", "nan"), "lr_warmup": ("-1",),
+    "seed": ("-1", "99999999999"), "steps": ("0", "-1"),
+    "batch_size": ("0", "-8", "1" + 22 * "0"), "lr": ("0", "-1e-3", "nan", "inf", "1e300"),
+    "codebook_lr_factor": ("0", "nan"), "lr_warmup": ("-1",),
     "lr_min": ("-1", "1", "nan"), "plateau_patience": ("0",), "max_grad_norm": ("-1", "nan"),
     "skip_above": ("-1", "inf"), "max_skipped": ("0",), "ema": ("-0.1", "1", "2"),
     "temperature": ("0", "-1", "nan"), "temperature_end": ("0", "2"),
     "temperature_fraction": ("-0.1", "1.5"), "kl_warmup": ("-1", "1.01"),
-    "free_nats": ("-1", "nan"), "eval_every": ("0",), "eval_images": ("-1",), "save_every": ("0",),
+    "free_nats": ("-1", "nan", "1e300"), "eval_every": ("0",), "eval_images": ("-1",),
+    "save_every": ("0",),
     "iw_k": ("-1",), "iw_images": ("-1",), "grad_accumulation": ("0", "-1"),
 }  # fmt: skip
 CHOICES = {f.name for f in fields(RunConfig) if f.metadata["choices"]}
@@ -231,7 +235,8 @@ def test_bad_data_are_refused(refused, tmp_path):
     out = ("--out", tmp_path / "out")
     for dataset in ("mnist", "npz:", f"npz:{tmp_path}/none.npz", f"npz:{tmp_path}/cut.npz",
                     f"npz:{tmp_path}/text.npz", f"npz:{tmp_path}/objects.npz",
-                    f"npz:{tmp_path}", "folder:", f"folder:{tmp_path}/none"):  # fmt: skip
+                    f"npz:{tmp_path}", "npz:~nobody-of-this-name/x", "folder:",
+                    f"folder:{tmp_path}/none"):  # fmt: skip
         refused(train, *SMALL_FILES, "--dataset", dataset, *out)
     wrong_size = [*SMALL_FILES, "--dataset", images, "--image_size", "16"]
     refused(train, *wrong_size, *out, mentions=("8x8", "16"))
@@ -268,10 +273,66 @@ def test_a_run_is_not_overwritten(refused, run_folder, finished):
     before = {p.name: p.read_bytes() for p in run_folder.iterdir() if p.is_file()}
     refused(train, *here, mentions=("--resume", "another --out"))
     (run_folder / CHECKPOINT).unlink()  # as in a published folder
-    refused(train, *here, mentions=("another --out"))
+    assert "--resume" not in refused(train, *here, mentions=("another --out"))
     refused(train, *here, "--resume", mentions=("nothing to resume",))
     del before[CHECKPOINT]
     assert before == {p.name: p.read_bytes() for p in run_folder.iterdir() if p.is_file()}
+
+
+@pytest.mark.parametrize("name", ["config.json", "samples.png", "reconstructions.png",
+                                  "metrics.jsonl", "run.json"])  # fmt: skip
+def test_a_user_s_own_files_are_not_overwritten(name, refused, finished, tmp_path):
+    (tmp_path / name).write_text('{"precious": 1}')
+    here = [*SMALL_FILES, "--dataset", finished[1], "--out", tmp_path]
+    line = refused(train, *here, mentions=(name, "choose another --out"))
+    assert "--resume" not in line  # there is nothing to resume
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == '{"precious": 1}'
+
+
+def test_a_run_killed_before_its_first_checkpoint_may_start_anew(finished, tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    for name in ("run.json", "metrics.jsonl"):
+        shutil.copy(finished[0] / name, out)
+    call(train, *SMALL_FILES, "--dataset", finished[1], "--out", out)
+    assert (out / "results.json").exists()
+
+
+def test_a_run_does_not_lie_among_its_images(refused, tmp_path, monkeypatch):
+    (tmp_path / "link").symlink_to(tmp_path / "set")
+    for number in range(10):
+        (tmp_path / "set" / "class").mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), number).save(tmp_path / "set" / "class" / f"{number}.png")
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.chdir(tmp_path / "set")
+    for images, out in ((".", "run"), (".", "."), (tmp_path / "link", "class/deep/run"),
+                        (tmp_path / "set", "../link/run")):  # fmt: skip
+        refused(train, *SMALL_FILES, "--dataset", f"folder:{images}", "--out", out,
+                mentions=(f"--out {out}", "choose another --out"))  # fmt: skip
+    assert before == sorted(tmp_path.rglob("*"))
+
+
+def test_two_trainings_do_not_share_a_folder(refused, finished, tmp_path):
+    here = [*SMALL_FILES, "--dataset", finished[1], "--out", tmp_path]
+    with only_writer(tmp_path):
+        for more in ((), ("--resume",)):
+            refused(train, *here, *more, mentions=("another training", "choose another --out"))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", [sample, reconstruct, compress], ids=lambda c: c.__name__)
+def test_a_bad_out_is_found_before_the_work(command, refused, finished, tmp_path, monkeypatch):
+    def work(*_):
+        raise AssertionError("too late")
+
+    monkeypatch.setattr("rrvqlib.checkpoint.load_model", work)
+    monkeypatch.setattr("rrvqlib.run_folder.load_model", work)
+    argv = ["encode", finished[0], "a.png"] if command is compress else [finished[0]]
+    for out in (tmp_path / "none" / "x.png", tmp_path, "/dev/null"):
+        refused(command, *argv, "--out", out, mentions=(str(out), "choose"))
+    if command is not compress:
+        refused(command, *argv, "--out", tmp_path / "x.jpg", mentions="ends in .png")
 
 
 def test_resume_needs_the_run_s_own_settings_and_data(refused, run_folder, finished, tmp_path):
@@ -308,6 +369,10 @@ def test_a_damaged_run_folder_is_refused(refused, run_folder, finished):
     for content in (b"[]", b"{}", b'{"settings": {"steps": "x"}}', b'{"settings": 3}',
                     cut["run.json"]):  # fmt: skip
         damaged("run.json", content, (evaluate, run_folder), (diagnose, run_folder))
+    line = json.loads(contents["metrics.jsonl"].splitlines()[-1])
+    for wrong in ({"kl_bits_per_dim": [1.0]}, {"kl_bits_per_dim": [1.0, None]},
+                  {"perplexity": [1.0]}):  # fmt: skip
+        damaged("metrics.jsonl", json.dumps(line | wrong).encode(), (diagnose, run_folder))
     for content in (b"{", b"{}\n", b"3\n", b"\xff\n", b'{"step": "x"}\n', cut["metrics.jsonl"]):
         damaged("metrics.jsonl", content, (diagnose, run_folder))
     (run_folder / "metrics.jsonl").write_text("")
@@ -319,6 +384,24 @@ def test_a_damaged_run_folder_is_refused(refused, run_folder, finished):
             refused(command, *argv, mentions=(name, "missing"))
         (run_folder / name).write_bytes(contents[name])
     call(train, *resume)  # nothing was lost
+
+
+def test_a_file_in_place_of_a_run_folder_is_named_as_such(refused, finished):
+    file = finished[0] / "samples.png"
+    for command in (evaluate, sample, reconstruct, diagnose):
+        said = refused(command, file, mentions=("Not a directory", "name the folder of a run"))
+        assert "delete" not in said and "damaged" not in said
+
+
+def test_data_that_are_gone_or_others_are_told_from_the_run_s(run_folder, refused, tmp_path):
+    path = run_folder / "run.json"
+    description = json.loads(path.read_text())
+    for images in ("npz:gone.npz", write_images(tmp_path / "other.npz", test=5)):
+        description["settings"]["dataset"] = images
+        path.write_text(json.dumps(description))
+        for command in (evaluate, reconstruct):
+            refused(command, run_folder, mentions=(images, "--dataset"))
+    call(evaluate, run_folder, "--dataset", images)  # asked for
 
 
 def test_readers_refuse_wrong_values(refused, finished, tmp_path):
@@ -363,3 +446,56 @@ def test_errors_of_the_program_keep_their_traceback():
 
     with pytest.raises(ValueError, match="a bug"):
         cli.run(main)
+
+
+@pytest.mark.parametrize("size", [("--channels", 4_000_000_000), ("--codes", 2**60)])
+def test_what_no_memory_holds_is_refused(size, refused):
+    refused(train, *SMALL_FILES, *size, "--dry-run", mentions="not enough memory")
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory.")])
+def test_running_out_of_memory_is_no_traceback(error, capsys):
+    def main(_):
+        raise error
+
+    with pytest.raises(SystemExit) as exit_:
+        cli.run(main)
+    assert exit_.value.code == 2 and "not enough memory; take" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["a bug", "unsupported memory format", "illegal memory access"])
+def test_other_runtime_errors_keep_their_traceback(text):
+    def main(_):
+        raise RuntimeError(text)
+
+    with pytest.raises(RuntimeError, match=text):
+        cli.run(main)
+
+
+PRINTS = """
+import sys
+from rrvqlib import cli
+cli.run(lambda _: print("x" * int(sys.argv[1])))
+"""
+
+
+@pytest.mark.parametrize("length", [10, 100_000])  # fits the buffer, does not
+@pytest.mark.parametrize(("to", "code", "says"), [("| true", 141, ""), ("> /dev/full", 2, "error")])
+def test_output_that_goes_nowhere_is_no_traceback(to, code, says, length):
+    # The reader has left before anything is written.
+    late = PRINTS.replace("cli.run", "import time; time.sleep(0.3); cli.run")
+    command = f'"$0" -c "$1" {length} {to}; exit ${{PIPESTATUS[0]}}'
+    done = subprocess.run(
+        ["bash", "-c", command, sys.executable, late], capture_output=True, text=True
+    )
+    assert done.returncode == code, done.stderr
+    assert done.stderr.startswith(says) and len(done.stderr.splitlines()) == bool(says)
+
+
+def test_a_closed_standard_error_stops_no_command(finished):
+    command = f'"$0" -m rrvqlib.evaluate {finished[0]} --limit 2 --device cpu 2>&-'
+    environment = {k: v for k, v in os.environ.items() if k != "TQDM_DISABLE"}
+    done = subprocess.run(
+        ["bash", "-c", command, sys.executable], stdout=subprocess.PIPE, env=environment
+    )
+    assert done.returncode == 0 and b"bits/dim" in done.stdout

@@ -1,6 +1,9 @@
 """The file format refuses what it did not write; the command line loses nothing."""
 
 import random
+import struct
+import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,8 +15,19 @@ from test_codec import make_model
 
 from rrvqlib import cli, compress
 from rrvqlib.checkpoint import save_model
-from rrvqlib.container import Container, Entry, cut, digest, fingerprint, join, pack, unpack
+from rrvqlib.container import (
+    MAX_SIDE,
+    Container,
+    Entry,
+    cut,
+    digest,
+    fingerprint,
+    join,
+    pack,
+    unpack,
+)
 from rrvqlib.errors import UserError
+from rrvqlib.pictures import write_png
 
 WORDS = np.arange(40, dtype=np.uint32) * 99_999_989
 ENTRIES = (Entry("a.png", 30, 20), Entry("ü.jpg", 7, 9))
@@ -123,6 +137,118 @@ def test_pictures_make_the_round_trip(folder, tmp_path, capsys):
     # Nothing is overwritten.
     assert run("decode", folder / "model", tmp_path / "file", "--out", tmp_path / "out") == 2
     assert "exists; choose another --out" in capsys.readouterr().err
+
+
+def test_pictures_of_like_names_are_all_kept(folder, tmp_path):
+    paths = [tmp_path / name for name in ("a.png", "a.bmp", "a-1.png", "A-1.bmp")]
+    for level, path in enumerate(paths):
+        Image.new("RGB", (8, 8), (level, 0, 0)).save(path)
+    assert run("encode", folder / "model", *paths, "--out", tmp_path / "file") == 0
+    assert run("decode", folder / "model", tmp_path / "file", "--out", tmp_path / "out") == 0
+    found = sorted((tmp_path / "out").iterdir(), key=lambda p: Image.open(p).getpixel((0, 0)))
+    assert len({path.name.casefold() for path in found}) == 4
+    assert [Image.open(path).getpixel((0, 0))[0] for path in found] == [0, 1, 2, 3]
+
+
+def test_only_files_of_this_command_are_written_over(folder, tmp_path, capsys):
+    picture = tmp_path / "mine.png"
+    picture.write_bytes((folder / "one.png").read_bytes())
+    for images, out in (([picture], picture), ([folder / "two.bmp"], picture),
+                        ([picture], folder / "model" / "model.safetensors")):  # fmt: skip
+        before = out.read_bytes()
+        assert run("encode", folder / "model", *images, "--lossy", "--out", out) == 2
+        assert "choose another --out" in capsys.readouterr().err and out.read_bytes() == before
+    for _ in range(2):
+        assert run("encode", folder / "model", picture, "--out", tmp_path / "file") == 0
+
+
+def png_of_16_bits(path):
+    """Colour, as other programs write it; Pillow cannot."""
+
+    def chunk(kind, data):
+        checksum = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + checksum
+
+    head = struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0)
+    rows = zlib.compress(8 * (b"\0" + 24 * b"\x9c\x41"))
+    parts = chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + parts)
+
+
+def test_a_picture_that_would_not_be_kept_is_refused(folder, tmp_path, capsys):
+    grey = np.full((8, 8), 40_000, dtype=np.uint16)
+    Image.fromarray(grey).save(tmp_path / "deep.png")
+    Image.fromarray(np.float32(grey / 65535)).save(tmp_path / "float.tif")
+    png_of_16_bits(tmp_path / "colour.png")
+    Image.new("RGBA", (8, 8), (1, 2, 3, 254)).save(tmp_path / "glass.png")
+    Image.new("L", (8, 8)).save(tmp_path / "hole.png", transparency=0)
+    Image.new("CMYK", (8, 8)).save(tmp_path / "ink.tif")
+    frames = [Image.new("L", (8, 8), level) for level in (0, 99)]
+    frames[0].save(tmp_path / "film.gif", save_all=True, append_images=frames[1:])
+    reasons = {"deep.png": "8 bits", "float.tif": "8 bits", "colour.png": "8 bits",
+               "glass.png": "transparent", "hole.png": "transparent", "ink.tif": "CMYK",
+               "film.gif": "2 frames"}  # fmt: skip
+    for name, reason in reasons.items():
+        out = tmp_path / "file"
+        assert run("encode", folder / "model", tmp_path / name, "--out", out) == 2, name
+        errors = capsys.readouterr().err
+        assert name in errors and reason in errors and "convert it" in errors
+        assert not out.exists()
+
+
+def test_opaque_pictures_of_8_bits_are_kept_upright(folder, tmp_path):
+    colours = Image.open(folder / "one.png")
+    kept = {"opaque.png": colours.convert("RGBA"), "grey.png": colours.convert("L"),
+            "palette.gif": colours.convert("P")}  # fmt: skip
+    for name, picture in kept.items():
+        picture.save(tmp_path / name)
+        expected = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
+        assert torch.equal(compress.read_image(tmp_path / name), expected)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    colours.save(tmp_path / "lying.png", exif=exif)
+    standing = torch.from_numpy(np.array(colours.rotate(-90, expand=True))).permute(2, 0, 1)
+    assert torch.equal(compress.read_image(tmp_path / "lying.png"), standing)
+
+
+def test_pictures_and_names_of_every_kind_are_kept_or_refused(
+    folder, tmp_path, capsys, monkeypatch
+):
+    # Names: not UTF-8, and longer than a file of ours holds.
+    for name in ("bad\udcff.png", "€" * 100 + ".png"):
+        kept = unpack(pack(replace(FILE, entries=(Entry(name, 30, 20),))), "file").entries[0].name
+        assert kept and len(kept.encode()) <= 255
+    assert "€" * 85 == kept
+    long = tmp_path / "long.png"
+    Image.new("L", (MAX_SIDE + 1, 1)).save(long)
+    assert run("encode", folder / "model", long, "--out", tmp_path / "file") == 2
+    assert "cut it" in capsys.readouterr().err
+
+    def broken(*_):
+        raise SyntaxError("Failed to decode frame 0")
+
+    monkeypatch.setattr(Image.Image, "convert", broken)
+    assert run("encode", folder / "model", folder / "one.png", "--out", tmp_path / "file") == 2
+    assert "cannot be read as a picture" in capsys.readouterr().err
+
+
+def test_a_disk_that_fills_up_leaves_no_picture(folder, tmp_path, capsys, monkeypatch):
+    pictures = [folder / "one.png", folder / "two.bmp"]
+    assert run("encode", folder / "model", *pictures, "--out", tmp_path / "file") == 0
+    foreign = tmp_path / "out" / ".unfinished-mywork"
+    foreign.mkdir(parents=True)
+    write, decode = write_png, ("decode", folder / "model", tmp_path / "file")
+
+    def full(path, picture):
+        if path.name == "two.png":
+            raise UserError("the disk is full")
+        write(path, picture)
+
+    with monkeypatch.context() as m:
+        m.setattr("rrvqlib.pictures.write_png", full)
+        assert run(*decode, "--out", tmp_path / "out") == 2
+    assert list((tmp_path / "out").iterdir()) == [foreign]
+    assert run(*decode, "--out", tmp_path / "out") == 0  # once there is room
 
 
 def test_lossy_files_shrink_with_the_layers(folder, tmp_path, capsys):

@@ -717,6 +717,21 @@ def test_folder_reads_every_kind_of_colour(tmp_path):
         assert (splits[split] == 77).all()
 
 
+def test_hidden_folders_and_folders_named_as_images_hold_no_images(tmp_path):
+    write_images(tmp_path, random_images(10))
+    expected = data.load(f"folder:{tmp_path}")
+    write_images(tmp_path / ".ipynb_checkpoints", random_images(3, seed=1))
+    (tmp_path / "000.5.png").mkdir()
+    assert_same_splits(expected, data.load(f"folder:{tmp_path}"))
+
+
+def test_no_bar_is_drawn_where_there_is_no_terminal(tmp_path, monkeypatch):
+    write_images(tmp_path, random_images(10))
+    monkeypatch.setenv("TQDM_DISABLE", "")  # which would hide it
+    done = run_python(f"from rrvqlib import data; data.load('folder:{tmp_path}')")
+    assert done.returncode == 0 and done.stderr == ""
+
+
 def test_an_image_of_16_bits_is_refused(tmp_path):
     write_images(tmp_path, random_images(12))
     Image.fromarray(np.full((8, 8), 40_000, dtype=np.uint16)).save(tmp_path / "deep.png")

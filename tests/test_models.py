@@ -7,12 +7,14 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
+from huggingface_hub.errors import EntryNotFoundError
 from scipy import stats
 from torch import nn
 
 from rrvqlib.configs import ModelConfig, parse_sides
 from rrvqlib.convolutions import ResidualBlock
 from rrvqlib.elbo import importance_weighted_bound, training_loss
+from rrvqlib.errors import UserError
 from rrvqlib.likelihood import pixels_to_reals
 from rrvqlib.models import MODELS, HierarchicalVAE, RelaxedVQVAE, build
 from rrvqlib.rivals import RIVALS
@@ -553,6 +555,20 @@ def test_saved_models_come_back_bit_for_bit(config, tmp_path):
     expected = model(images).elbo
     torch.manual_seed(0)
     assert torch.equal(copy.eval()(images).elbo, expected)
+
+
+def test_a_pickle_from_the_hub_is_not_loaded(tmp_path, monkeypatch):
+    lively(THREE).save_pretrained(tmp_path)
+
+    def download(repo_id, filename, **_):  # a repository without model.safetensors
+        if filename == "model.safetensors":
+            raise EntryNotFoundError(filename)
+        return str(tmp_path / filename)
+
+    monkeypatch.setattr("huggingface_hub.hub_mixin.hf_hub_download", download)
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("unpickled"))
+    with pytest.raises(UserError, match="pytorch_model.bin is a pickle"):
+        HierarchicalVAE.from_pretrained("someone/model")
 
 
 def test_config_json_holds_the_settings_of_the_model(tmp_path):

@@ -48,6 +48,11 @@ def test_a_png_holds_the_picture(tmp_path):
     assert (tmp_path / "a.png").stat().st_mode & 0o777 == 0o644
     with pytest.raises(UserError, match=r"no/a\.png"):
         write_png(tmp_path / "no" / "a.png", picture)
+    (tmp_path / "model.safetensors").write_text("precious")
+    for name in ("model.safetensors", "a.jpg", "a"):
+        with pytest.raises(UserError, match=r"ends in \.png"):
+            write_png(tmp_path / name, picture)
+    assert (tmp_path / "model.safetensors").read_text() == "precious"
 
 
 def test_samples_depend_on_the_seed_alone(model):
@@ -74,6 +79,19 @@ def test_pairs_are_reconstruction_then_original(model):
     pairs = reconstruction_pairs(model, originals)
     assert torch.equal(pairs[1::2], originals)
     assert pairs.dtype == torch.uint8 and not torch.equal(pairs[::2], originals)
+
+
+def test_many_images_are_reconstructed_in_parts(model, monkeypatch):
+    sizes, reconstruct = [], model.reconstruct
+
+    def counted(part):
+        sizes.append(len(part))
+        return reconstruct(part)
+
+    monkeypatch.setattr(model, "reconstruct", counted)
+    originals = images(130).byte()
+    pairs = reconstruction_pairs(model, originals)
+    assert sizes == [64, 64, 2] and torch.equal(pairs[1::2], originals)
 
 
 def test_the_pictures_of_a_run_have_their_sizes(model, tmp_path):

@@ -3,6 +3,7 @@
 import json
 import math
 import multiprocessing
+import os
 import random
 import resource
 import signal
@@ -19,7 +20,7 @@ from tiny_runs import SMALL_FILES, TINY, VQVAE, start_or_resume, trainer, write_
 from torch.optim.swa_utils import AveragedModel
 
 from rrvqlib import training
-from rrvqlib.checkpoint import CHECKPOINT, load_model, load_state
+from rrvqlib.checkpoint import CHECKPOINT, load_model, load_state, save_state
 from rrvqlib.configs import RunConfig
 from rrvqlib.errors import UserError
 from rrvqlib.models import build
@@ -126,6 +127,7 @@ def wait_until(holds, seconds=120):
 SIGNALS = {
     "term": (signal.SIGTERM, ("--model", "vqvae", "--pyramid", "4")),
     "interrupt": (signal.SIGINT, ("--schedule", "plateau", "--plateau_patience", "1")),
+    "hangup": (signal.SIGHUP, ()),
 }
 
 
@@ -148,6 +150,16 @@ def test_a_run_stopped_by_a_signal_goes_on_as_if_nothing_had_happened(
     config = RunConfig(**{**state["config"], "dataset": images})
     trainer(config, tmp_path / "unbroken").run(show_progress=False)
     assert_same_run(tmp_path / "unbroken", out)
+
+
+def test_nohup_is_heeded():
+    old = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with training.StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert not stop.signum
+    finally:
+        signal.signal(signal.SIGHUP, old)
 
 
 @pytest.mark.parametrize("kind", ["cosine", "plateau", "vqvae"])
@@ -438,6 +450,36 @@ def test_a_checkpoint_of_other_settings_is_refused(images, tmp_path):
         with pytest.raises(UserError, match=f"--{next(iter(change))}"):
             trainer(replace(config, **change), tmp_path / "run").resume()
     trainer(replace(config, save_every=5), tmp_path / "run").resume()  # changes no number
+
+
+def test_a_checkpoint_of_another_version_is_refused(images, tmp_path):
+    run = trainer(replace(TINY, dataset=images), tmp_path / "run")
+    run.step()
+    run.save()
+    state = load_state(run.out / CHECKPOINT)
+    for wrong in (
+        {},
+        {"config": state["config"]},
+        {**state, "optimizer": None},
+        {**state, "progress": {"step": 1, "epochs": 2}},
+        {**state, "model": dict(list(state["model"].items())[1:])},
+    ):
+        save_state(run.out / CHECKPOINT, wrong)
+        with pytest.raises(UserError, match="another version or model.*train anew"):
+            run.resume()
+
+
+def test_a_run_does_not_go_on_with_other_images(images, tmp_path):
+    config, out = replace(TINY, dataset=images), tmp_path / "run"
+    run = trainer(config, out)
+    run.describe()
+    run.step()
+    run.save()
+    write_images(tmp_path / "images.npz", train=30)
+    with pytest.raises(UserError, match="holds other images now.*'train': 27.*'train': 36"):
+        trainer(config, out).resume()
+    (out / "run.json").unlink()  # then nothing is known
+    trainer(config, out).resume()
 
 
 def test_training_lowers_the_score(images, tmp_path):

@@ -18,9 +18,10 @@ import torch
 from PIL import Image
 from skimage.metrics import structural_similarity
 
-from rrvqlib import data
-from rrvqlib.checkpoint import load_model, write_json
+from rrvqlib import cli, data
+from rrvqlib.checkpoint import check_writable, load_model, write_json
 from rrvqlib.codec import Codec
+from rrvqlib.errors import UserError
 from rrvqlib.pictures import grid
 from rrvqlib.training import hardware, versions
 
@@ -83,7 +84,11 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=500, help="of the first test images")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    import pillow_jxl  # noqa: F401  registers JPEG XL
+    check_writable(args.out)
+    try:
+        import pillow_jxl  # noqa: F401  registers JPEG XL
+    except ImportError:
+        raise UserError("JPEG XL is missing; run: pip install pillow-jxl-plugin") from None
 
     model = load_model(args.run)
     splits = data.load(args.dataset, "data", model.config.image_size)
@@ -140,4 +145,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(lambda _: main())

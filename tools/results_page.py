@@ -5,6 +5,7 @@ python tools/results_page.py
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
@@ -200,6 +201,7 @@ in `rrvqlib/runs.py` and have not been made.
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()  # --help, and nothing else
     page = PAGE.format(
         sweep=sweep_table(),
         runs=runs_table(),

@@ -6,8 +6,8 @@ python tools/run_chapters.py book/02-train.ipynb # some
 
 from __future__ import annotations
 
+import argparse
 import os
-import sys
 import time
 from pathlib import Path
 
@@ -57,8 +57,13 @@ def run(path: Path) -> None:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("paths", nargs="*", type=Path, metavar="CHAPTER")
+    args = parser.parse_args()
     os.environ.update(OMP_NUM_THREADS="1", PYTHONHASHSEED="0", TQDM_DISABLE="1")
-    for path in [Path(a) for a in sys.argv[1:]] or sorted((ROOT / "book").glob("*.ipynb")):
+    for path in args.paths or sorted((ROOT / "book").glob("*.ipynb")):
         start = time.perf_counter()
         run(path)
         print(f"{path}  {time.perf_counter() - start:.1f} s")

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import torch
 
-from rrvqlib import data
+from rrvqlib import cli, data
+from rrvqlib.checkpoint import check_writable
 from rrvqlib.configs import RunConfig, parse_sides
 from rrvqlib.elbo import bits_per_dim
 from rrvqlib.runs import RUNS
@@ -101,7 +102,7 @@ def relaxed_score(trainer: Trainer, images: torch.Tensor) -> float:
 
 def run(name: str, dataset: str, seed: int, steps: int | None) -> dict:
     changes = {k: v for part in name.split("+") for k, v in VARIANTS[part].items()}
-    if steps:
+    if steps is not None:
         changes |= {"steps": steps, "eval_every": steps}
     config = replace(BASE, dataset=dataset, seed=seed, **changes)
     splits = data.load(config.dataset, config.data_dir, config.image_size)
@@ -138,6 +139,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="of every run, to give all the same time")
     parser.add_argument("--out", type=Path, required=True, help="JSON lines are appended here")
     args = parser.parse_args()
+    check_writable(args.out)
     for name in args.names:
         line = run(name, args.dataset, args.seed, args.steps)
         with args.out.open("a") as file:
@@ -146,4 +148,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(lambda _: main())

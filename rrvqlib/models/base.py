@@ -12,6 +12,7 @@ from rrvqlib.configs import ModelConfig
 from rrvqlib.convolutions import data_dependent_init
 from rrvqlib.elbo import ElboTerms
 from rrvqlib.embeddings import Codebook
+from rrvqlib.errors import UserError
 from rrvqlib.latents import CodebookLatent, GaussianLatent, LatentDraw, NearestLatent
 from rrvqlib.likelihood import DiscretisedLogistic
 
@@ -33,13 +34,21 @@ class VAE(nn.Module, PyTorchModelHubMixin, ABC):
     """A latent-variable model of 8-bit images; subclasses wire the networks.
 
     `save_pretrained(DIR)` and `from_pretrained(DIR)` write and read config.json and
-    model.safetensors.
+    model.safetensors; nothing else is read, pickles least of all.
     """
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
         self.likelihood = DiscretisedLogistic(config.scale_per_channel, config.edge_bins)
+
+    @classmethod
+    def _load_as_pickle(cls, model: "VAE", model_file: str, map_location: str, strict: bool):
+        """What `from_pretrained` turns to where a Hub repository has no model.safetensors."""
+        raise UserError(
+            f"{model_file} is a pickle, which could run any code; ask its authors for"
+            " model.safetensors"
+        )
 
     @abstractmethod
     def infer(self, images: Tensor, temperature: Tensor | None) -> Inference:

@@ -1,0 +1,43 @@
+"""The tools: help, and mistakes, which are one line and exit code 2 as in the commands."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SWEEP = ("sweep.py", "base", "--dataset", "swatches")
+
+
+def tool(name, *argv):
+    command = [sys.executable, ROOT / "tools" / name, *map(str, argv)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize("name", ["results_page.py", "run_chapters.py"])
+def test_help_is_help(name):
+    page = ROOT / "book" / "cpu-results.md"
+    before = page.stat().st_mtime_ns
+    done = tool(name, "--help")
+    assert done.returncode == 0 and done.stdout.startswith("usage"), done.stderr
+    assert page.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        ((*SWEEP, "--steps", "0", "--out", "new"), "--steps 0: must be at least 1"),
+        ((*SWEEP, "--dataset", "npz:none", "--out", "new"), "there is no file none"),
+        ((*SWEEP, "--out", "none/new"), "cannot write"),
+        (("measure_compression.py", "none", "--out", "none/new"), "cannot write"),
+        (("measure_compression.py", "none", "--out", "new"), "pip install|config.json is missing"),
+    ],
+)
+def test_a_mistake_is_one_line(argv, says, tmp_path):
+    *argv, out = argv
+    done = tool(*argv, tmp_path / out)
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ") and any(text in line for text in says.split("|"))
+    assert not list(tmp_path.iterdir())
