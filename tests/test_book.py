@@ -164,3 +164,18 @@ def test_buttons_that_need_the_repository_appear_only_with_its_address(tmp_path,
     assert ("btn-source-repository-button" in page) == bool(address)
     assert ("mybinder.org" in page) == bool(address)
     assert ("/edit/main/page.ipynb" in page) == bool(address)
+
+
+def test_the_scoreboard_has_every_claim_twice_once_as_a_chip_and_once_as_a_row():
+    text = (ROOT / "book/intro.md").read_text()
+    chips = re.findall(
+        r"^- \[\*\*(C\d+)\*\* .*\]\(sec-claims\)\{\.(yes|part|no|open)\}$", text, re.M
+    )
+    rows = re.findall(r"^\| (C\d+) \|[^|]+\| (.*?) \|", text, re.M)
+    claims = [f"C{n}" for n in range(1, 13)]
+    assert sorted(name for name, _ in chips) == sorted(claims)
+    assert [name for name, _ in rows] == claims
+    begins = {"yes": ("yes", "by construction"), "no": ("not seen",), "open": ("open",)}
+    for name, verdict in chips:
+        if verdict in begins:
+            assert dict(rows)[name].startswith(begins[verdict]), name
