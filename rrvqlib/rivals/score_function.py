@@ -1,5 +1,7 @@
 """One layer of codes trained without a relaxation, by several samples an image."""
 
+from abc import abstractmethod
+
 import torch
 from torch import Tensor
 
@@ -17,6 +19,7 @@ class ScoreFunctionVAE(RelaxedVQVAE):
     differs. The temperature has no effect.
     """
 
+    @abstractmethod
     def objective(self, log_likelihood: Tensor, log_p: Tensor, log_q: Tensor, kl: Tensor) -> Tensor:
         """What training raises, less the KL that `training_loss` takes off: (B,) nats.
 
@@ -24,7 +27,6 @@ class ScoreFunctionVAE(RelaxedVQVAE):
             log_likelihood, log_p, log_q: (M, B) nats, of the image and of its codes.
             kl: (B,) nats, of posterior and prior.
         """
-        raise NotImplementedError
 
     def forward(self, images: Tensor, temperature: Tensor | None = None) -> ElboTerms:
         if temperature is None:
