@@ -43,6 +43,7 @@ TABLE_G1 = asdict(RUNS["cifar10-l5-rrvq"].config.model_config) | {"channels": 32
 VARIANTS: dict[str, dict] = {
     "base": {},
     "l5": TABLE_G1,
+    "channels-64": {"channels": 64},
     "paper-rates": {"lr": 8e-4, "codebook_lr_factor": 1.0},
     "add": {"decoder_input": "add"},
     "lr-4e-3": {"lr": 4e-3},
