@@ -299,8 +299,10 @@ class RunConfig(ModelConfig):
 
     device: str = setting("auto", "auto, cpu or cuda", ("auto", "cpu", "cuda"))
     precision: str = setting("fp32", "fp32, or bf16 autocast", ("fp32", "bf16"))
-    compile: bool = setting(False, "torch.compile the model")
-    cuda_graphs: bool = setting(False, "with compile: replay CUDA graphs (mode reduce-overhead)")
+    compile: bool = setting(False, "torch.compile the layers, those of one kind once")
+    cuda_graphs: bool = setting(
+        False, "with compile: all layers as one CUDA graph; minutes to compile"
+    )
     channels_last: bool = setting(True, "memory layout of images and convolutions")
     grad_accumulation: int = setting(1, "micro-batches per step, when memory is short")
 

@@ -15,6 +15,7 @@ from rrvqlib.convolutions import (
     linear,
     up_conv,
 )
+from rrvqlib.latents import LatentDraw
 
 DECODER_INPUTS = ("add", "concat")
 
@@ -92,6 +93,23 @@ class TopDownLayer(nn.Module):
             else None
         )
 
+    def forward(
+        self, features: Tensor, state: Tensor, temperature: Tensor | None
+    ) -> tuple[Tensor, LatentDraw]:
+        """Draw from the posterior and decode.
+
+        Args:
+            features: of the encoder, (B, C, H, W).
+            state: of the layer above, (B, C, h, w).
+            temperature: of relaxed samples; None for true ones.
+
+        Returns:
+            This layer's state (B, C, H, W), and the draw with its KL.
+        """
+        posterior, prior = self.posterior(features, state), self.prior(state)
+        draw = self.latent(posterior, prior, temperature)
+        return self.decode(state, draw.vectors), draw
+
     def prior(self, state: Tensor) -> Tensor:
         """State of the layer above (B, C, h, w) -> prior parameters (B, P, H, W)."""
         if self.pstrap is None:
@@ -149,12 +167,17 @@ class TopDown(nn.Module):
         Returns:
             Means of the pixels, (B, 3, S, S).
         """
+        return self.descend(
+            batch, lambda index, layer, state: layer.decode(state, choose(index, layer, state))
+        )
+
+    def descend(self, batch: int, step: Callable[[int, TopDownLayer, Tensor], Tensor]) -> Tensor:
+        """As `forward`, where `step` returns a layer's state and not its code vectors."""
         state = self.top.expand(batch, -1, self.top_grid, self.top_grid)
         # An expanded vector has no layout of its own, and the whole chain follows the first state.
         state = state.contiguous(memory_format=torch.channels_last)
         for index in reversed(range(len(self.layers))):
-            layer = self.layers[index]
-            state = layer.decode(state, choose(index, layer, state))
+            state = step(index, self.layers[index], state)
         return self.head(state)
 
 

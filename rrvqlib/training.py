@@ -35,6 +35,7 @@ from rrvqlib.checkpoint import (
     write_atomically,
     write_json,
 )
+from rrvqlib.compiled import compile_errors, compile_layers
 from rrvqlib.configs import RunConfig
 from rrvqlib.elbo import bits_per_dim, training_loss
 from rrvqlib.embeddings import Codebook
@@ -204,11 +205,11 @@ class Trainer:
         if self.accelerator.num_processes > 1:
             # Where a side is 1 two strides mean the same memory; torch warns of their difference.
             warnings.filterwarnings("ignore", "Grad strides do not match bucket view")
-        self.prepared, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
-        self.run_model = self.prepared
-        if config.compile:
-            mode = "reduce-overhead" if config.cuda_graphs else "default"
-            self.run_model = torch.compile(self.prepared, mode=mode)
+        if config.compile and not config.cuda_graphs:
+            compile_layers(self.model)
+        self.run_model, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
+        if config.cuda_graphs:  # one graph for all layers, though that takes minutes to compile
+            self.run_model = torch.compile(self.run_model, mode="reduce-overhead")
 
     def _check_devices(self) -> None:
         config, processes = self.config, self.accelerator.num_processes
@@ -247,7 +248,7 @@ class Trainer:
         loss, kl = 0.0, 0.0
         for number, images in enumerate(parts, start=1):
             last = number == len(parts)
-            with nullcontext() if last else self.accelerator.no_sync(self.prepared):
+            with nullcontext() if last else self.accelerator.no_sync(self.run_model):
                 if config.cuda_graphs:
                     torch.compiler.cudagraph_mark_step_begin()
                 with torch.autocast(
@@ -353,6 +354,7 @@ class Trainer:
         progress = state["progress"]
         self.progress = Progress(**{**progress, "window": Window(**progress["window"])})
 
+    @torch.compiler.set_stance("force_eager")  # or every size of batch would be compiled
     def evaluate(self) -> dict[str, Any]:
         """A line of `metrics.jsonl`: validation score and what the steps since the last one saw."""
         config, progress, window = self.config, self.progress, self.progress.window
@@ -384,7 +386,7 @@ class Trainer:
 
         Raises:
             Stopped: a signal came; the run is saved.
-            UserError: the gradients stayed wild.
+            UserError: the gradients stayed wild, or the model cannot be compiled here.
         """
         config, progress = self.config, self.progress
         log = None
@@ -398,10 +400,13 @@ class Trainer:
             disable=None if show_progress and log else True,
             dynamic_ncols=True,
         )
+        if config.compile:
+            bar.set_postfix_str("compiling")
         started = time.perf_counter() - progress.seconds
         with StopRequest() as stop, bar:
             while progress.step < config.steps:
-                self.step()
+                with compile_errors():
+                    self.step()
                 progress.seconds = time.perf_counter() - started
                 bar.update()
                 done = progress.step == config.steps
@@ -438,6 +443,7 @@ class Trainer:
         self.accelerator.wait_for_everyone()
         return value.item() if log else None
 
+    @torch.compiler.set_stance("force_eager")
     def finish(self, label: str = "") -> dict[str, Any]:
         """Write model, results and pictures; return the results."""
         config, model = self.config, self.evaluated

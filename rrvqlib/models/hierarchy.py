@@ -61,11 +61,11 @@ class HierarchicalVAE(VAE):
         draws: list[LatentDraw] = []
 
         def from_posterior(index: int, layer: TopDownLayer, state: Tensor) -> Tensor:
-            posterior = layer.posterior(features[index], state)
-            draws.append(layer.latent(posterior, layer.prior(state), temperature))
-            return draws[-1].vectors
+            state, draw = layer(features[index], state, temperature)
+            draws.append(draw)
+            return state
 
-        mean = self.top_down(len(images), from_posterior)
+        mean = self.top_down.descend(len(images), from_posterior)
         return Inference(mean, draws[::-1])  # reached top first, kept l = 1 first
 
     def decode_prior(

@@ -1,0 +1,100 @@
+"""Compiled layers: the same numbers, one compilation for layers of one kind, no second ones.
+
+The backend `aot_eager` compiles everything but the kernels, so results must agree bit by bit.
+"""
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from tiny_runs import TINY, VQVAE, trainer, write_images
+from torch._dynamo.utils import counters
+
+from rrvqlib import training
+from rrvqlib.compiled import compile_layers
+from rrvqlib.configs import parse_sides
+from rrvqlib.elbo import training_loss
+from rrvqlib.errors import UserError
+from rrvqlib.models import build
+
+KINDS = {
+    "rrvq": {"decoder_input": "concat"},
+    "table-g1": {"ladder_blocks": 1, "top_prior": "uniform", "covariance": "diagonal"},
+    "gaussian": {"latent": "gaussian"},
+    "binary": {"latent": "binary"},
+    "nearest": {"latent": "nearest"},
+    "vqvae": VQVAE,
+    "relaxed-vqvae": {"model": "relaxed-vqvae", "pyramid": (4,)},
+}
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    torch._dynamo.reset()
+    counters.clear()
+
+
+def graphs():
+    return counters["stats"]["unique_graphs"]
+
+
+def one_step(model, temperature):
+    """Loss and gradients of a batch."""
+    side = model.config.image_size
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (6, 3, side, side), dtype=torch.uint8)
+    model.zero_grad()
+    torch.manual_seed(1)
+    loss = training_loss(model(images, torch.full((), temperature)))
+    loss.backward()
+    return loss, [p.grad for p in model.parameters() if p.grad is not None]
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
+def test_compiled_layers_compute_the_same(kind):
+    config = replace(TINY, **kind).model_config
+    plain, compiled = build(config), build(config)
+    compiled.load_state_dict(plain.state_dict())
+    compile_layers(compiled, "aot_eager")
+    for step, temperature in enumerate((1.0, 0.7, 0.5)):
+        expected, found = one_step(plain, temperature), one_step(compiled, temperature)
+        torch.testing.assert_close(found, expected)
+        if step == 0:
+            after_the_first = graphs()
+    assert 0 < graphs() == after_the_first  # another temperature compiles nothing anew
+
+
+def test_layers_of_one_kind_are_compiled_once():
+    pyramid = parse_sides("16*3,8*2,4*3,2*2,1*3")
+    model = build(replace(TINY, image_size=32, pyramid=pyramid).model_config)
+    compile_layers(model, "eager")
+    one_step(model, 1.0)
+    # On each of five grids a layer under another of the same grid, and one under the next; the
+    # top one follows the learnt vector. Blocks of the encoder: the same without the top. A head.
+    assert graphs() == 10 + 9 + 1
+
+
+def test_a_compiled_run_is_the_run_and_evaluations_compile_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "compile_layers", partial(compile_layers, backend="aot_eager"))
+    config = replace(TINY, dataset=write_images(tmp_path / "images.npz"), ema=0.0)
+    plain = trainer(config, tmp_path / "plain")
+    plain.run(show_progress=False)
+    run = trainer(replace(config, compile=True), tmp_path / "compiled")
+    run.step()
+    after_the_first = graphs()
+    run.run(show_progress=False)
+    run.finish()
+    assert 0 < graphs() == after_the_first
+    torch.testing.assert_close(run.model.state_dict(), plain.model.state_dict())
+
+
+def test_a_machine_that_cannot_compile_is_a_clear_error(tmp_path, monkeypatch):
+    def broken(graph, inputs):
+        raise OSError("no compiler here")
+
+    monkeypatch.setattr(training, "compile_layers", partial(compile_layers, backend=broken))
+    dataset = write_images(tmp_path / "images.npz")
+    run = trainer(replace(TINY, dataset=dataset, compile=True), tmp_path / "run")
+    with pytest.raises(UserError, match=r"(?s)no compiler here.*--compile false"):
+        run.run(show_progress=False)
