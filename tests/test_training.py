@@ -110,11 +110,15 @@ def test_the_plateau_schedule_remembers_bad_evaluations_when_resumed(images, tmp
 
 def start(images, out, *more):
     command = [sys.executable, "-m", "rrvqlib.train", "--dataset", images, "--out", str(out)]
-    return subprocess.Popen(
-        [*command, *SMALL_FILES, "--steps", "40", "--eval_every", "20", "--save_every", "1",
-         *more],
-        stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
+    old = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may themselves run in nohup
+    try:
+        return subprocess.Popen(
+            [*command, *SMALL_FILES, "--steps", "40", "--eval_every", "20", "--save_every", "1",
+             *more],
+            stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+        )  # fmt: skip
+    finally:
+        signal.signal(signal.SIGHUP, old)
 
 
 def wait_until(holds, seconds=120):
