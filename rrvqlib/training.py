@@ -9,7 +9,7 @@ import signal
 import statistics
 import time
 import warnings
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, fields
 from datetime import timedelta
 from functools import lru_cache, partial
@@ -226,6 +226,11 @@ class Trainer:
         """The model that is evaluated and kept, the average of the weights if there is one."""
         return self.average.module if self.average is not None else self.model
 
+    def uncompiled(self) -> AbstractContextManager[Any]:
+        """Where the model runs as it is: every size of batch would be compiled anew."""
+        # Not for every run: this imports the compiler.
+        return torch.compiler.set_stance("force_eager") if self.config.compile else nullcontext()
+
     def images_at(self, indices: Tensor) -> Tensor:
         """uint8 training images on the device."""
         return self.train_images[indices.to(self.device)].contiguous(memory_format=self.layout)
@@ -354,12 +359,12 @@ class Trainer:
         progress = state["progress"]
         self.progress = Progress(**{**progress, "window": Window(**progress["window"])})
 
-    @torch.compiler.set_stance("force_eager")  # or every size of batch would be compiled
     def evaluate(self) -> dict[str, Any]:
         """A line of `metrics.jsonl`: validation score and what the steps since the last one saw."""
         config, progress, window = self.config, self.progress, self.progress.window
         images = self.splits.valid[: config.eval_images or None]
-        valid = score(self.evaluated, images, eval_batch(config), config.seed)
+        with self.uncompiled():
+            valid = score(self.evaluated, images, eval_batch(config), config.seed)
         count = max(1, window.steps)
         line = {
             "step": progress.step,
@@ -443,14 +448,14 @@ class Trainer:
         self.accelerator.wait_for_everyone()
         return value.item() if log else None
 
-    @torch.compiler.set_stance("force_eager")
     def finish(self, label: str = "") -> dict[str, Any]:
         """Write model, results and pictures; return the results."""
         config, model = self.config, self.evaluated
         save_model(model, self.out)
-        results = final_results(model, self.splits, config, label)
+        with self.uncompiled():
+            results = final_results(model, self.splits, config, label)
+            pictures.write_run_pictures(model, self.splits.test, self.out, config.seed)
         self.describe()
-        pictures.write_run_pictures(model, self.splits.test, self.out, config.seed)
         write_json(self.out / "results.json", results)  # last: it says that the run is complete
         return results
 
@@ -556,7 +561,7 @@ def make_scheduler(optimizer: torch.optim.Optimizer, config: RunConfig) -> Any:
 
 def eval_batch(config: RunConfig) -> int:
     """Images at a time in evaluations: the forward pass needs far less memory than a step."""
-    return max(1, min(100, 2 * config.batch_size))
+    return 2 * config.batch_size // config.grad_accumulation
 
 
 def final_results(
