@@ -3,6 +3,8 @@
 The backend `aot_eager` compiles everything but the kernels, so results must agree bit by bit.
 """
 
+import subprocess
+import sys
 from dataclasses import replace
 from functools import partial
 
@@ -98,3 +100,8 @@ def test_a_machine_that_cannot_compile_is_a_clear_error(tmp_path, monkeypatch):
     run = trainer(replace(TINY, dataset=dataset, compile=True), tmp_path / "run")
     with pytest.raises(UserError, match=r"(?s)no compiler here.*--compile false"):
         run.run(show_progress=False)
+
+
+def test_runs_that_do_not_compile_do_not_import_the_compiler():
+    code = "import sys, rrvqlib.training; sys.exit('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
