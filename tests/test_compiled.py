@@ -38,6 +38,7 @@ def fresh():
 
 
 def graphs():
+    assert not counters["graph_break"]  # each piece is one graph
     return counters["stats"]["unique_graphs"]
 
 
