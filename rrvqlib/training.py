@@ -226,7 +226,7 @@ class Trainer:
         """The model that is evaluated and kept, the average of the weights if there is one."""
         return self.average.module if self.average is not None else self.model
 
-    def uncompiled(self) -> AbstractContextManager[Any]:
+    def _uncompiled(self) -> AbstractContextManager[Any]:
         """Where the model runs as it is: every size of batch would be compiled anew."""
         # Not for every run: this imports the compiler.
         return torch.compiler.set_stance("force_eager") if self.config.compile else nullcontext()
@@ -363,7 +363,7 @@ class Trainer:
         """A line of `metrics.jsonl`: validation score and what the steps since the last one saw."""
         config, progress, window = self.config, self.progress, self.progress.window
         images = self.splits.valid[: config.eval_images or None]
-        with self.uncompiled():
+        with self._uncompiled():
             valid = score(self.evaluated, images, eval_batch(config), config.seed)
         count = max(1, window.steps)
         line = {
@@ -452,7 +452,7 @@ class Trainer:
         """Write model, results and pictures; return the results."""
         config, model = self.config, self.evaluated
         save_model(model, self.out)
-        with self.uncompiled():
+        with self._uncompiled():
             results = final_results(model, self.splits, config, label)
             pictures.write_run_pictures(model, self.splits.test, self.out, config.seed)
         self.describe()
