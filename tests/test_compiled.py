@@ -10,11 +10,11 @@ from functools import partial
 
 import pytest
 import torch
+from rrvqlib.compiled import compile_layers
 from tiny_runs import TINY, VQVAE, trainer, write_images
 from torch._dynamo.utils import counters
 
 from rrvqlib import training
-from rrvqlib.compiled import compile_layers
 from rrvqlib.configs import parse_sides
 from rrvqlib.elbo import training_loss
 from rrvqlib.errors import UserError

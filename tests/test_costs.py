@@ -5,10 +5,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_runs import TINY
-from torch.utils.flop_counter import FlopCounterMode
-
-from rrvqlib.configs import NamedRun
 from rrvqlib.costs import (
     BYTES_PER_PARAMETER,
     duration,
@@ -17,6 +13,10 @@ from rrvqlib.costs import (
     scientific,
     show,
 )
+from tiny_runs import TINY
+from torch.utils.flop_counter import FlopCounterMode
+
+from rrvqlib.configs import NamedRun
 from rrvqlib.elbo import training_loss
 from rrvqlib.errors import UserError
 from rrvqlib.models import build

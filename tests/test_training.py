@@ -16,15 +16,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_runs import SMALL_FILES, TINY, VQVAE, start_or_resume, trainer, write_images
-from torch.optim.swa_utils import AveragedModel
-
-from rrvqlib import training
-from rrvqlib.checkpoint import CHECKPOINT, load_model, load_state, save_state
-from rrvqlib.configs import RunConfig
-from rrvqlib.errors import UserError
-from rrvqlib.models import build
-from rrvqlib.scoring import score
 from rrvqlib.training import (
     batch_indices,
     check_same_run,
@@ -34,6 +25,15 @@ from rrvqlib.training import (
     temperature_at,
     train,
 )
+from tiny_runs import SMALL_FILES, TINY, VQVAE, start_or_resume, trainer, write_images
+from torch.optim.swa_utils import AveragedModel
+
+from rrvqlib import training
+from rrvqlib.checkpoint import CHECKPOINT, load_model, load_state, save_state
+from rrvqlib.configs import RunConfig
+from rrvqlib.errors import UserError
+from rrvqlib.models import build
+from rrvqlib.scoring import score
 
 KINDS = {
     "cosine": {},

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from rrvqlib.training import train as train_run
 from tiny_runs import TINY, start_or_resume, trainer, write_images
 
 from rrvqlib import train
@@ -17,7 +18,6 @@ from rrvqlib.errors import UserError
 from rrvqlib.models import build
 from rrvqlib.rivals.pixelcnn import GatedPixelCNN, causal_conv
 from rrvqlib.scoring import score
-from rrvqlib.training import train as train_run
 
 
 @pytest.fixture(autouse=True)

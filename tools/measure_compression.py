@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from rrvqlib.training import hardware, versions
 from skimage.metrics import structural_similarity
 
 from rrvqlib import cli, data
@@ -23,7 +24,6 @@ from rrvqlib.checkpoint import check_writable, load_model, write_json
 from rrvqlib.codec import Codec
 from rrvqlib.errors import UserError
 from rrvqlib.pictures import grid
-from rrvqlib.training import hardware, versions
 
 LOSSLESS = {
     "PNG": {"optimize": True},

@@ -16,6 +16,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
+from rrvqlib.training import Trainer, hardware, versions
 
 from rrvqlib import cli, data
 from rrvqlib.checkpoint import check_writable
@@ -23,7 +24,6 @@ from rrvqlib.configs import RunConfig, parse_sides
 from rrvqlib.elbo import bits_per_dim
 from rrvqlib.runs import RUNS
 from rrvqlib.scoring import seeded
-from rrvqlib.training import Trainer, hardware, versions
 
 BASE = RunConfig(
     pyramid=parse_sides("16*4,8,4"),
