@@ -6,11 +6,11 @@ import resource
 import sys
 
 import torch
-from rrvqlib.optimisation.step import Step
 
 from benchmarks.timing import Timing, in_turns
 from rrvqlib.configs import RunConfig, parse_sides
 from rrvqlib.models import build
+from rrvqlib.optimisation.step import Step
 
 BATCH = 16
 CONFIG = RunConfig(

@@ -5,14 +5,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from rrvqlib.costs import (
-    BYTES_PER_PARAMETER,
-    duration,
-    estimate,
-    saved_bytes,
-    scientific,
-    show,
-)
 from tiny_runs import TINY
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -20,6 +12,14 @@ from rrvqlib.configs import NamedRun
 from rrvqlib.elbo import training_loss
 from rrvqlib.errors import UserError
 from rrvqlib.models import build
+from rrvqlib.optimisation.costs import (
+    BYTES_PER_PARAMETER,
+    duration,
+    estimate,
+    saved_bytes,
+    scientific,
+    show,
+)
 from rrvqlib.runs import RUNS
 
 MLP = replace(TINY, model="relaxed-vqvae", network="mlp", pyramid=(2,), channels=16, blocks=1)

@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from rrvqlib.training import train as train_run
 from tiny_runs import TINY, start_or_resume, trainer, write_images
 
 from rrvqlib import train
@@ -16,6 +15,7 @@ from rrvqlib.checkpoint import load_model, load_weights, save_model
 from rrvqlib.configs import ModelConfig, RunConfig
 from rrvqlib.errors import UserError
 from rrvqlib.models import build
+from rrvqlib.optimisation.trainer import train as train_run
 from rrvqlib.rivals.pixelcnn import GatedPixelCNN, causal_conv
 from rrvqlib.scoring import score
 

@@ -1,11 +1,11 @@
 """Runs of a second, on made images, for the tests of training and of the command lines."""
 
 import numpy as np
-from rrvqlib.training import Trainer
 
 from rrvqlib import data
 from rrvqlib.checkpoint import CHECKPOINT
 from rrvqlib.configs import RunConfig
+from rrvqlib.optimisation.trainer import Trainer
 
 TINY = RunConfig(
     image_size=8,

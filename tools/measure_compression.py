@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from rrvqlib.training import hardware, versions
 from skimage.metrics import structural_similarity
 
 from rrvqlib import cli, data
 from rrvqlib.checkpoint import check_writable, load_model, write_json
 from rrvqlib.codec import Codec
 from rrvqlib.errors import UserError
+from rrvqlib.optimisation.records import hardware, versions
 from rrvqlib.pictures import grid
 
 LOSSLESS = {

@@ -16,12 +16,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from rrvqlib.training import Trainer, hardware, versions
 
 from rrvqlib import cli, data
 from rrvqlib.checkpoint import check_writable
 from rrvqlib.configs import RunConfig, parse_sides
 from rrvqlib.elbo import bits_per_dim
+from rrvqlib.optimisation.records import hardware, versions
+from rrvqlib.optimisation.trainer import Trainer
 from rrvqlib.runs import RUNS
 from rrvqlib.scoring import seeded
 
