@@ -15,6 +15,11 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 
 
+def half_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Inside, convolutions and matrix products compute in bfloat16 (autocast)."""
+    return torch.autocast(device.type, torch.bfloat16)
+
+
 def full_precision(device: torch.device) -> AbstractContextManager[object]:
     """Inside, autocast does not lower the precision of what is computed on a device."""
     if not torch.amp.is_autocast_available(device.type):

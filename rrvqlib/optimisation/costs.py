@@ -6,6 +6,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ from rrvqlib.configs import ModelConfig, NamedRun, RunConfig
 from rrvqlib.elbo import training_loss
 from rrvqlib.errors import UserError
 from rrvqlib.models import VAE, build
-from rrvqlib.numerics import uses_bf16
+from rrvqlib.numerics import half_precision, uses_bf16
 
 # Per parameter: weight, gradient, two AdaMax states and the average, in float32.
 BYTES_PER_PARAMETER = 20
@@ -171,7 +172,7 @@ def seconds_per_image(
     bf16 = uses_bf16(precision, device)
 
     def one_pass() -> None:
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        with half_precision(device) if bf16 else nullcontext():
             loss = forward(model, n, device)
         loss.backward()
 

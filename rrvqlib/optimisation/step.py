@@ -15,6 +15,7 @@ from rrvqlib.configs import RunConfig
 from rrvqlib.elbo import bits_per_dim, training_loss
 from rrvqlib.embeddings import MAX_LOG_VARIANCE, Codebook
 from rrvqlib.models import VAE
+from rrvqlib.numerics import half_precision
 from rrvqlib.optimisation.adamax import OPTIMIZERS
 from rrvqlib.optimisation.dials import Dials, Statistics
 from rrvqlib.optimisation.flat import FlatWeights
@@ -106,7 +107,7 @@ class Step:
         for number, images in enumerate(parts, start=1):
             waits = self.processes > 1 and number < len(parts)
             with self.run_model.no_sync() if waits else nullcontext():
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+                with half_precision(self.device) if self.bf16 else nullcontext():
                     terms = self.run_model(images, self.dials.temperature)
                 nats = training_loss(
                     terms,
