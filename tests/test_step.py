@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from rrvqlib import pictures
 from rrvqlib.elbo import bits_per_dim, training_loss
 from rrvqlib.models import build
+from rrvqlib.optimisation import step as step_module
 from rrvqlib.optimisation.adamax import Adam, AdaMax
 from rrvqlib.optimisation.flat import learning_groups
 from rrvqlib.optimisation.recording import recorded
@@ -223,11 +224,21 @@ def test_a_step_of_the_cpu_reads_no_number_either(kind, images, tmp_path):
 
 @pytest.mark.skipif(not torch.cuda._is_compiled(), reason="torch is built without CUDA")
 @every_kind
-def test_a_step_runs_on_fake_cuda_tensors(kind, images, tmp_path):
+def test_a_step_runs_on_fake_cuda_tensors(kind, images, tmp_path, monkeypatch):
+    """All but the backward pass, for which torch wants a real GPU; that one is traced on `meta`."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
+    # A copy of a fake tensor does not know its mode.
+    monkeypatch.setattr(step_module, "deepcopy", lambda model: build(model.config))
     with FakeTensorMode(), torch.device("cuda"):
         step = made(kind, images, tmp_path, device="cuda")
+
+        def backward(loss):
+            assert loss.requires_grad
+            for parameter in step.weights.learning:
+                parameter.grad = torch.zeros_like(parameter)
+
+        monkeypatch.setattr(torch.Tensor, "backward", backward)
         with OnOneDevice("cuda"):
             use(step)
 
