@@ -22,7 +22,7 @@ from torch import Tensor
 from rrvqlib.configs import ModelConfig, show_setting
 from rrvqlib.errors import UserError
 from rrvqlib.models import VAE, build
-from rrvqlib.weights import UNFINISHED, BadWeights, read_weights, write_weights
+from rrvqlib.weights import UNFINISHED, BadWeights, read_weights, weight_files, write_weights
 
 try:
     import fcntl
@@ -255,14 +255,14 @@ def load_model(directory: str | Path) -> VAE:
         model = build(config)
         model.load_state_dict(weights, strict=True)
         if not all(tensor.isfinite().all() for tensor in model.state_dict().values()):
-            raise BadWeights(f"the weights in {directory} hold numbers that are not finite")
+            raise BadWeights(f"the weights in {directory} are damaged: some are not finite")
     except BadWeights as error:
         raise UserError(f"{error}; train the run again, or copy the files anew") from None
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"the weights in {directory} are not of this model ({reason}); copy them anew, or"
-            " train again"
+            f"{weight_files(directory)[0]} is not of this model ({reason}); copy it anew, or train"
+            " again"
         ) from None
     return model.eval()
 

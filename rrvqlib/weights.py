@@ -84,22 +84,32 @@ def weight_files(directory: str | Path) -> list[Path]:
     Raises:
         BadWeights: there are none, or the index of the shards is no such thing.
     """
-    directory = Path(directory)
+    return located(Path(directory))[0]
+
+
+def located(directory: Path) -> tuple[list[Path], str | None]:
+    """The files that hold a folder's weights, and the digest that an index gives for all of them.
+
+    Raises:
+        BadWeights: as `weight_files`.
+    """
     index = directory / INDEX
     if not index.exists():
         if not (directory / ONE_FILE).exists():
             raise BadWeights(f"{directory / ONE_FILE} is missing")
-        return [directory / ONE_FILE]
+        return [directory / ONE_FILE], None
     try:
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        content = json.loads(index.read_text())
+        names = sorted(set(content["weight_map"].values()))
         if not all(name == Path(name).name for name in names):
             raise ValueError("a shard lies elsewhere")
+        expected = content.get("metadata", {}).get("sha256")
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise BadWeights(f"{index} is damaged ({error})") from None
     for name in names:
         if not (directory / name).exists():
             raise BadWeights(f"{directory / name} is missing")
-    return [directory / name for name in names]
+    return [directory / name for name in names], expected
 
 
 def read_weights(directory: str | Path) -> dict[str, Tensor]:
@@ -109,14 +119,14 @@ def read_weights(directory: str | Path) -> dict[str, Tensor]:
         BadWeights: files are missing, damaged, or of two different models.
     """
     state: dict[str, Tensor] = {}
-    digests = set()
-    for path in weight_files(directory):
+    files, expected = located(Path(directory))
+    for path in files:
         try:
             with safe_open(path, "pt") as file:
                 state |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                digests.add((file.metadata() or {}).get("sha256"))
+                expected = expected or (file.metadata() or {}).get("sha256")
         except (SafetensorError, OSError) as error:
             raise BadWeights(f"{path} is damaged ({error})") from None
-    if digests not in ({None}, {digest(state)}):  # files of earlier versions have none
+    if expected and expected != digest(state):  # files of earlier versions have none
         raise BadWeights(f"the weights in {directory} are damaged, or shards of different runs")
     return state
