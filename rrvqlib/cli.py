@@ -95,8 +95,38 @@ def add_run_arguments(parser: argparse.ArgumentParser, with_data: bool) -> None:
         )
 
 
+def add_force(parser: argparse.ArgumentParser) -> None:
+    """The flag of all commands that write files of a name that the user chose."""
+    parser.add_argument("--force", action="store_true", help="replace files that exist")
+
+
+def check_new(path: Path, force: bool) -> None:
+    """Before long work, make sure that its result would replace nothing.
+
+    Raises:
+        UserError: there is something of this name, be it a link that leads nowhere, and the user
+            has not given --force.
+    """
+    if os.path.lexists(path) and not force:
+        raise UserError(f"{path} exists; choose another --out, or add --force to replace it")
+
+
+def printable(text: str) -> str:
+    """Text without what a terminal would obey: names may hold escape sequences."""
+    return "".join(
+        c if c.isprintable() or c in " \n" else c.encode("unicode_escape").decode() for c in text
+    )
+
+
+def say(text: str, error: bool = False) -> None:
+    """Print, whatever characters the terminal knows; on standard error if `error`."""
+    stream = sys.stderr if error else sys.stdout
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    print(printable(text).encode(encoding, "backslashreplace").decode(encoding), file=stream)
+
+
 def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> None:
-    """Call `main(argv)`; what the user can mend becomes one line and exit code 2."""
+    """Call `main(argv)`; what the user can fix becomes one line and exit code 2."""
     if sys.stderr is None:  # closed by the shell; progress bars expect one
         sys.stderr = open(os.devnull, "w")
     try:
@@ -143,6 +173,6 @@ def drop_output() -> None:
 
 
 def fail(message: str) -> None:
-    """Print the message to standard error and leave with exit code 2."""
-    print(f"error: {message}", file=sys.stderr)
+    """Print the message to standard error, in one line, and leave with exit code 2."""
+    say("error: " + message.replace("\n", " "), error=True)
     raise SystemExit(2)

@@ -743,7 +743,7 @@ def test_an_unreadable_image_is_named(tmp_path):
     write_images(tmp_path / "a", random_images(12))
     victim = tmp_path / "a" / "005.png"
     victim.write_bytes(victim.read_bytes()[:-60])
-    with pytest.raises(UserError, match="005.png.*mend or remove"):
+    with pytest.raises(UserError, match="005.png.*fix or remove"):
         data.load(f"folder:{tmp_path}")
 
 
