@@ -74,8 +74,8 @@ def add_run_arguments(parser: argparse.ArgumentParser, with_data: bool) -> None:
     parser.add_argument(
         "--device",
         default="auto",
-        choices=("auto", "cpu", "cuda"),
-        help="where to compute (default: cuda where there is a GPU)",
+        choices=("auto", "cpu", "cuda", "mps"),
+        help="where to compute (default: cuda or mps where there is a GPU)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the samples (default: 0)")
     if with_data:
@@ -109,6 +109,14 @@ def check_new(path: Path, force: bool) -> None:
     """
     if os.path.lexists(path) and not force:
         raise UserError(f"{path} exists; choose another --out, or add --force to replace it")
+
+
+def check_range(name: str, value: int, least: int, most: int, reason: str) -> None:
+    """Make sure that a number of the user's lies in a range; `reason` says what its end is."""
+    if value < least:
+        raise UserError(f"--{name} {value}: must be at least {least}")
+    if value > most:
+        raise UserError(f"--{name} {value}: must be at most {most}, what {reason}")
 
 
 def printable(text: str) -> str:

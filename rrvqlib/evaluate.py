@@ -39,9 +39,10 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
-    for name, least in {"limit": 0, "iw_k": 0, "iw_images": 1, "batch_size": 1}.items():
-        if getattr(args, name) < least:
-            raise UserError(f"--{name} {getattr(args, name)}: must be at least {least}")
+    cli.check_range("limit", args.limit, 0, 10**9, "a data set holds")
+    cli.check_range("iw_k", args.iw_k, 0, 100_000, "a bound needs: it gains nothing beyond")
+    cli.check_range("iw_images", args.iw_images, 1, 10**9, "a data set holds")
+    cli.check_range("batch_size", args.batch_size, 1, 1_000_000, "any memory holds")
     from rrvqlib.run_folder import open_images, open_model
     from rrvqlib.scoring import importance_weighted_score, score
 
