@@ -197,7 +197,7 @@ PAPER_CELEBA = replace(
     save_every=CELEBA_EPOCH,
 )
 
-GPU = {"precision": "bf16", "compile": True}
+GPU = {"precision": "auto", "compile": True}
 OURS = {
     "schedule": "cosine",
     "batch_size": 128,
