@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import fields
@@ -31,6 +32,8 @@ PARSERS: dict[str, tuple[Callable, str]] = {
     "str": (str, "text"),
     "Sides": (parse_sides, "whole numbers such as 16*4,8,4"),
 }
+
+RANK_0_SECONDS = 3.0
 
 METAVARS = {"int": "N", "float": "X", "bool": "true|false", "str": "TEXT", "Sides": "N,N,..."}
 
@@ -144,6 +147,9 @@ def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None
             if sys.stdout is not None:
                 sys.stdout.flush()  # here, where what goes wrong is still told in a line
     except UserError as error:
+        if os.environ.get("RANK", "0") != "0":
+            # Most likely the first process says the same, and torchrun then ends this one.
+            time.sleep(RANK_0_SECONDS)
         fail(str(error))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -159,6 +165,11 @@ def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None
             fail(f"cannot read or write ({error.strerror}); check the disk and where output goes")
         fail(f"cannot read or write {error.filename}: {error.strerror}; choose another path")
     except (MemoryError, RuntimeError) as error:
+        if is_lost_peer(error):
+            fail(
+                "another process of this run has died, or its machine is gone; start all of them"
+                " again with --resume"
+            )
         if not isinstance(error, MemoryError) and not is_out_of_memory(error):
             raise
         fail(
@@ -172,6 +183,13 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     texts = ("out of memory", "allocate memory", "not enough memory", "calculation overflowed",
              "multiplication overflow")  # fmt: skip
     return any(text in str(error) for text in texts)
+
+
+def is_lost_peer(error: Exception) -> bool:
+    """Whether torch.distributed says that a process of the run does not answer."""
+    texts = ("Connection closed by peer", "Connection reset by peer", "Broken pipe",
+             "remote process exited", "Socket closed", "Timed out waiting")  # fmt: skip
+    return "WORLD_SIZE" in os.environ and any(text in str(error) for text in texts)
 
 
 def drop_output() -> None:

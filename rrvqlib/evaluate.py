@@ -62,8 +62,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             "iw_k": args.iw_k,
             "iw_n": bound["n"],
         }
+    bad = [name for name, value in results.items() if isinstance(value, float) and value != value]
+    if bad:
+        raise UserError(
+            f"{', '.join(bad)}: not a number, so the model is none of these images; look at"
+            " `rrvq diagnose`, or train again with a lower --lr"
+        )
     if args.json:
-        print(json.dumps(results, indent=2))
+        print(json.dumps(results, indent=2, allow_nan=False))
     else:
         show(results)
 
