@@ -22,7 +22,14 @@ from torch import Tensor
 from rrvqlib.configs import ModelConfig, show_setting
 from rrvqlib.errors import UserError
 from rrvqlib.models import VAE, build
-from rrvqlib.weights import UNFINISHED, BadWeights, read_weights, weight_files, write_weights
+from rrvqlib.weights import (
+    UNFINISHED,
+    BadWeights,
+    check_weights,
+    read_weights,
+    weight_files,
+    write_weights,
+)
 
 try:
     import fcntl
@@ -84,7 +91,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         os.close(handle)
         try:
             write(Path(temporary))
-            with open(temporary, "rb") as written:
+            with open(temporary, "r+b") as written:
                 os.fsync(written.fileno())
             os.chmod(temporary, 0o644)
             os.replace(temporary, target)
@@ -95,7 +102,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write indented JSON atomically; not-a-number is refused."""
     text = json.dumps(value, indent=2, allow_nan=False) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text))
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def cannot_read(path: Path, error: OSError) -> UserError:
@@ -106,7 +113,7 @@ def cannot_read(path: Path, error: OSError) -> UserError:
 def read_json(path: Path) -> Any:
     """Read JSON; raise UserError where the file is missing, damaged or out of reach."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} is missing; is {path.parent} the folder of a run?") from None
     except OSError as error:
@@ -198,7 +205,7 @@ def load_state(path: Path) -> dict[str, Any]:
     """
     try:
         with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
             metadata = file.metadata()
         tree = metadata["tree"]
         # Checkpoints of earlier versions have no checksum.
@@ -209,7 +216,15 @@ def load_state(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path} is missing: there is nothing to resume; train without --resume"
         ) from None
-    except (SafetensorError, LookupError, TypeError, ValueError, AttributeError, OSError) as error:
+    except (
+        SafetensorError,
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        OSError,
+        RecursionError,
+    ) as error:
         raise UserError(
             f"{path} is damaged or no checkpoint ({error}); delete it and train anew, or copy it"
             " again"
@@ -252,18 +267,17 @@ def load_model(directory: str | Path) -> VAE:
     config = read_settings(ModelConfig, read_json(path), path)
     try:
         weights = read_weights(directory)
-        model = build(config)
-        model.load_state_dict(weights, strict=True)
-        if not all(tensor.isfinite().all() for tensor in model.state_dict().values()):
-            raise BadWeights(f"the weights in {directory} are damaged: some are not finite")
     except BadWeights as error:
         raise UserError(f"{error}; train the run again, or copy the files anew") from None
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
+    try:
+        check_weights(weights, lambda: build(config))
+    except BadWeights as error:
         raise UserError(
-            f"{weight_files(directory)[0]} is not of this model ({reason}); copy it anew, or train"
+            f"{weight_files(directory)[0]} is not of this model ({error}); copy it anew, or train"
             " again"
         ) from None
+    model = build(config)
+    model.load_state_dict(weights, strict=True)
     return model.eval()
 
 

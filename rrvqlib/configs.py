@@ -13,6 +13,11 @@ from rrvqlib.errors import UserError
 
 Sides = tuple[int, ...]
 
+# Beyond these a network would not be built in an hour, or fit into any memory; a foreign
+# config.json may ask for them.
+MAX_LAYERS, MAX_BLOCKS, MAX_WIDTH, MAX_SIDE = 1000, 1000, 65_536, 8192
+MAX_LR = 1.0
+
 
 def setting(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:
     """A dataclass field with the text and the choices that `--help` shows."""
@@ -25,7 +30,7 @@ def parse_sides(text: str) -> Sides:
     for part in text.replace(" ", "").split(","):
         side, star, times = part.partition("*")
         count = int(times) if star else 1
-        if count < 1:
+        if not 1 <= count <= MAX_LAYERS:
             raise ValueError(part)
         sides += [int(side)] * count
     return tuple(sides)
@@ -133,14 +138,22 @@ class ModelConfig:
         for name in ("code_size", "channels", "blocks", "prior_channels", "prior_blocks"):
             require(self, name, getattr(self, name) >= 1, "at least 1")
         require(self, "ladder_blocks", self.ladder_blocks >= 0, "0 or more")
-        require(self, "init_scale", self.init_scale > 0, "above 0")
+        for name in ("blocks", "ladder_blocks", "prior_blocks"):
+            require(self, name, getattr(self, name) <= MAX_BLOCKS, f"at most {MAX_BLOCKS}")
+        for name in ("channels", "code_size", "prior_channels", "samples"):
+            require(self, name, getattr(self, name) <= MAX_WIDTH, f"at most {MAX_WIDTH}")
+        stacked = self.layers * (self.blocks + 3 * self.ladder_blocks)
+        most = 10 * MAX_BLOCKS
+        require(self, "blocks", stacked <= most, f"fewer: more than {most} blocks in all layers")
+        require(self, "init_scale", 0 < self.init_scale <= 100, "above 0, at most 100")
         require(
             self,
             "codes",
             len(self.codes) in (1, len(self.pyramid)),
             f"one number or one for each of the {len(self.pyramid)} layers of the pyramid",
         )
-        require(self, "codes", min(self.codes) >= 1, "at least 1")
+        good = 1 <= min(self.codes) and max(self.codes) <= MAX_WIDTH
+        require(self, "codes", good, f"at least 1, at most {MAX_WIDTH}")
         require(self, "samples", self.samples >= 2, "at least 2")
         require(
             self,
@@ -155,6 +168,9 @@ class ModelConfig:
 
     def _check_pyramid(self) -> None:
         sides = (self.image_size, *self.pyramid)
+        most = f"at most {MAX_SIDE}"
+        require(self, "image_size", self.image_size <= MAX_SIDE, most)
+        require(self, "pyramid", len(self.pyramid) <= MAX_LAYERS, f"at most {MAX_LAYERS} layers")
         good = min(sides) >= 1 and len(self.pyramid) >= 1 and self.image_size >= 2
         require(self, "pyramid", good, "at least one layer, sides of 1 or more")
         for below, above in zip(sides, sides[1:], strict=False):
@@ -304,7 +320,11 @@ class RunConfig(ModelConfig):
     iw_k: int = setting(100, "samples per image of the importance-weighted bound; 0: off")
     iw_images: int = setting(500, "first test images it is computed on")
 
-    device: str = setting("auto", "auto, cpu or cuda", ("auto", "cpu", "cuda"))
+    device: str = setting(
+        "auto",
+        "auto (a GPU where there is one), cpu, cuda or mps",
+        ("auto", "cpu", "cuda", "mps"),
+    )
     precision: str = setting(
         "fp32",
         "of the networks in training: fp32, bf16 (autocast), or auto: bf16 where a GPU has it",
@@ -339,6 +359,9 @@ class RunConfig(ModelConfig):
             require(self, name, getattr(self, name) >= 1, "at least 1")
         for name in ("lr", "codebook_lr_factor", "temperature", "temperature_end"):
             require(self, name, getattr(self, name) > 0, "above 0")
+        # AdaMax and Adam move every weight by about lr a step, and weights are below 1.
+        require(self, "lr", self.lr <= MAX_LR, f"at most {MAX_LR:g}, the size of a weight")
+        require(self, "codebook_lr_factor", self.codebook_lr_factor <= 1e4, "at most 10000")
         for name in (
             "seconds",
             "lr_warmup",

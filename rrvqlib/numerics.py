@@ -14,6 +14,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
+from rrvqlib.errors import UserError
+
 
 def half_precision(device: torch.device) -> AbstractContextManager[object]:
     """Inside, convolutions and matrix products compute in bfloat16 (autocast)."""
@@ -25,6 +27,24 @@ def full_precision(device: torch.device) -> AbstractContextManager[object]:
     if not torch.amp.is_autocast_available(device.type):
         return nullcontext()
     return torch.autocast(device.type, enabled=False)
+
+
+def choose_device(wanted: str) -> torch.device:
+    """Where to compute: `cpu`, `cuda`, `mps` (a Mac's GPU), or `auto`, a GPU where there is one.
+
+    Raises:
+        UserError: the one asked for is not here.
+    """
+    there = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if wanted == "auto":
+        return torch.device(next(name for name, found in there.items() if found))
+    if not there[wanted]:
+        raise UserError(f"--device {wanted}: torch finds no such GPU here; use --device cpu")
+    return torch.device(wanted)
 
 
 @contextmanager

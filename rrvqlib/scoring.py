@@ -14,6 +14,7 @@ from tqdm import tqdm
 from rrvqlib.elbo import bits_per_dim, importance_weighted_bound
 from rrvqlib.models import VAE
 from rrvqlib.numerics import true_float32
+from rrvqlib.pixels import check_pixels
 
 
 @contextmanager
@@ -60,16 +61,17 @@ def score(
         entropy of p(z_l | above) for each layer in bits per latent variable, or None; n, the number
         of images.
     """
+    check_pixels(images, model.config.image_size)
     was_training = model.training
     model.eval()
     dims, elbos, kls, entropies, usage = model.config.dims, [], [], [], None
     with seeded(seed):
         for batch in batches(images, batch_size, device_of(model), label):
             terms = model(batch)
-            elbos.append(terms.elbo.double().cpu())
-            kls.append(terms.kl.double().sum(0).cpu())
+            elbos.append(terms.elbo.cpu().double())
+            kls.append(terms.kl.cpu().double().sum(0))
             if all(entropy is not None for entropy in terms.prior_entropies):
-                parts = [e.double().mean((1, 2)).sum().cpu() for e in terms.prior_entropies]
+                parts = [e.cpu().double().mean((1, 2)).sum() for e in terms.prior_entropies]
                 entropies.append(torch.tensor(parts))
             counts = [count_codes(codes, K) for codes, K in zip_codes(model, terms.codes)]
             usage = counts if usage is None else [a + b for a, b in zip(usage, counts, strict=True)]
@@ -102,6 +104,7 @@ def importance_weighted_score(
         bits_per_dim and its standard error over images (bits_per_dim_se); elbo, the ELBO of these
         images in bits per dim; n, the number of images.
     """
+    check_pixels(images, model.config.image_size)
     was_training = model.training
     model.eval()
     bounds, elbos = [], []
@@ -109,7 +112,7 @@ def importance_weighted_score(
         for batch in batches(images, max(1, batch_size // k), device_of(model), label):
             repeated = batch.repeat(k, 1, 1, 1)  # sample-major: (k * B, 3, S, S)
             log_weights = torch.cat(
-                [model(part).log_weight for part in repeated.split(batch_size)]
+                [model(part).log_weight.cpu() for part in repeated.split(batch_size)]
             ).double()
             log_weights = log_weights.view(k, -1)  # (k, B)
             bounds.append(importance_weighted_bound(log_weights))

@@ -6,12 +6,14 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from huggingface_hub import save_torch_state_dict
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 ONE_FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"  # of shards: which file holds which tensor
@@ -99,7 +101,7 @@ def located(directory: Path) -> tuple[list[Path], str | None]:
             raise BadWeights(f"{directory / ONE_FILE} is missing")
         return [directory / ONE_FILE], None
     try:
-        content = json.loads(index.read_text())
+        content = json.loads(index.read_text(encoding="utf-8"))
         names = sorted(set(content["weight_map"].values()))
         if not all(name == Path(name).name for name in names):
             raise ValueError("a shard lies elsewhere")
@@ -123,10 +125,48 @@ def read_weights(directory: str | Path) -> dict[str, Tensor]:
     for path in files:
         try:
             with safe_open(path, "pt") as file:
-                state |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                # Copies: a file that is still mapped cannot be replaced on Windows.
+                state |= {n: file.get_tensor(n).clone() for n in file.keys()}  # noqa: SIM118
                 expected = expected or (file.metadata() or {}).get("sha256")
         except (SafetensorError, OSError) as error:
             raise BadWeights(f"{path} is damaged ({error})") from None
     if expected and expected != digest(state):  # files of earlier versions have none
         raise BadWeights(f"the weights in {directory} are damaged, or shards of different runs")
     return state
+
+
+class WithoutNumbers(TorchFunctionMode):
+    """Inside, fresh weights are not drawn: on the device `meta` they would be nothing, slowly."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in (Tensor.normal_, Tensor.uniform_):
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+def check_weights(
+    weights: dict[str, Tensor], make: Callable[[], nn.Module], strict: bool = True
+) -> None:
+    """Make sure that weights are a model's, and numbers, before it is given any memory.
+
+    Args:
+        weights: names and tensors.
+        make: builds the model; it is called where tensors have shapes alone.
+        strict: whether missing and further names are refused, too.
+
+    Raises:
+        BadWeights: they are not; it names the first few that do not fit.
+    """
+    with torch.device("meta"), WithoutNumbers():
+        expected = make().state_dict()
+    wrong = [f"{n} is missing" for n in expected if n not in weights] if strict else []
+    wrong += [f"{n} is not of this model" for n in weights if n not in expected] if strict else []
+    for name, tensor in weights.items():
+        if name in expected and tensor.shape != expected[name].shape:
+            shapes = f"{tuple(tensor.shape)}, not {tuple(expected[name].shape)}"
+            wrong.append(f"{name} has shape {shapes}")
+        elif not tensor.isfinite().all():
+            wrong.append(f"{name} holds numbers that are not finite")
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise BadWeights("; ".join(wrong[:3]) + more)

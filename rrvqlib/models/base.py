@@ -1,5 +1,6 @@
 """What all models share: the ELBO, samples, reconstructions, saving and loading."""
 
+import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -18,7 +19,8 @@ from rrvqlib.embeddings import Codebook
 from rrvqlib.errors import UserError
 from rrvqlib.latents import CodebookLatent, GaussianLatent, LatentDraw, NearestLatent
 from rrvqlib.likelihood import DiscretisedLogistic
-from rrvqlib.weights import INDEX, BadWeights, read_weights, write_weights
+from rrvqlib.pixels import check_pixels
+from rrvqlib.weights import INDEX, BadWeights, check_weights, read_weights, write_weights
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,9 @@ class VAE(nn.Module, PyTorchModelHubMixin, ABC):
             )
         try:
             weights = read_weights(directory)
+            check_weights(weights, lambda: cls(**settings), strict)
         except BadWeights as error:
-            raise UserError(f"{error}; ask the model's authors for model.safetensors") from None
+            raise UserError(f"{model_id}: {error}; ask the model's authors for its files") from None
         model = cls(**settings)
         model.load_state_dict(weights, strict=strict)
         return model.to(map_location).eval()
@@ -113,7 +116,11 @@ class VAE(nn.Module, PyTorchModelHubMixin, ABC):
 
         Returns:
             See `ElboTerms`; with categorical samples it holds `log_ratio` too.
+
+        Raises:
+            UserError: the images are of another kind or size, or the weights not float32.
         """
+        self._check_input(images)
         inference = self.infer(images, temperature)
         draws = inference.draws
         ratios = [draw.log_ratio for draw in draws]
@@ -129,13 +136,41 @@ class VAE(nn.Module, PyTorchModelHubMixin, ABC):
 
     @torch.no_grad()
     def sample(self, n: int, temperature: float = 1.0) -> Tensor:
-        """n images from the prior, as the likelihood's means: (n, 3, S, S) in (-1/2, 1/2)."""
+        """n images from the prior, as the likelihood's means: (n, 3, S, S) in (-1/2, 1/2).
+
+        Raises:
+            UserError: n is no whole number from 1, or the temperature none from 0.
+        """
+        if not isinstance(n, int) or n < 1:
+            raise UserError(f"{n} samples: must be a whole number, at least 1")
+        if not 0 <= temperature < math.inf:
+            raise UserError(f"temperature {temperature}: must be 0 or more, and finite")
+        self._check_precision()
         return self.decode_prior(n, temperature)
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor) -> Tensor:
-        """Likelihood means given codes drawn from the posterior: uint8 (B, 3, S, S) -> reals."""
+        """Likelihood means given codes drawn from the posterior: uint8 (B, 3, S, S) -> reals.
+
+        Raises:
+            UserError: as the model itself.
+        """
+        self._check_input(images)
         return self.infer(images, None).mean
+
+    def _check_input(self, images: Tensor) -> None:
+        check_pixels(images, self.config.image_size)
+        self._check_precision()
+
+    def _check_precision(self) -> None:
+        """Weights are float32; autocast computes in less where less will do."""
+        kind = self.likelihood.log_scale.dtype
+        if kind != torch.float32:
+            name = str(kind).removeprefix("torch.")
+            raise UserError(
+                f"the model's weights are {name}; call model.float(), and use torch.autocast where"
+                " speed is wanted"
+            )
 
     @property
     def trained(self) -> nn.Module:
@@ -144,7 +179,12 @@ class VAE(nn.Module, PyTorchModelHubMixin, ABC):
 
     @torch.no_grad()
     def initialise(self, images: Tensor) -> None:
-        """Set gains and biases from a batch of uint8 images, then codebooks where asked."""
+        """Set gains and biases from a batch of uint8 images, then codebooks where asked.
+
+        Raises:
+            UserError: as the model itself.
+        """
+        self._check_input(images)
         one = torch.ones((), device=images.device)
         was_training = self.training
         self.eval()  # moving averages wait for the first training step

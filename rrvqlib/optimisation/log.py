@@ -30,7 +30,7 @@ class MetricsLog:
     def write(self) -> None:
         """Write all lines anew."""
         text = "".join(line + "\n" for line in self.lines)
-        write_atomically(self.path, lambda temporary: temporary.write_text(text))
+        write_atomically(self.path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
     def add(self, line: dict[str, Any]) -> None:
         """One evaluation."""

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from rrvqlib.configs import RunConfig
-from rrvqlib.errors import UserError
+from rrvqlib.numerics import choose_device
 
 
 class Processes:
@@ -30,11 +30,10 @@ class Processes:
     def __init__(self, config: RunConfig):
         self.count = int(os.environ.get("WORLD_SIZE", "1"))
         self.rank = int(os.environ.get("RANK", "0"))
-        if config.device == "cuda" and not torch.cuda.is_available():
-            raise UserError("--device cuda: torch finds no GPU here; use --device cpu")
-        use_cuda = config.device != "cpu" and torch.cuda.is_available()
-        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-        self.device = torch.device("cuda", local_rank) if use_cuda else torch.device("cpu")
+        self.device = choose_device(config.device)
+        use_cuda = self.device.type == "cuda"
+        if use_cuda:
+            self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         if use_cuda:
             torch.cuda.set_device(self.device)
         if self.count > 1 and not dist.is_initialized():

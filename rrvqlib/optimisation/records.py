@@ -107,6 +107,7 @@ def describe(
         "seed": config.seed,
         "dataset": splits.name,
         "dataset_description": splits.description,
+        "dataset_digest": splits.digest,
         "split_sizes": {s: len(splits[s]) for s in ("train", "valid", "test")},
         "versions": versions(),
         "hardware": computed_on,

@@ -43,7 +43,7 @@ from rrvqlib.optimisation.schedules import (
 )
 from rrvqlib.optimisation.signals import Stopped, StopRequest
 from rrvqlib.optimisation.step import Step
-from rrvqlib.run_folder import check_split_sizes
+from rrvqlib.run_folder import check_same_images
 from rrvqlib.scoring import score
 
 INIT_IMAGES = 256  # of the batch that data-dependent initialisation sees
@@ -204,8 +204,8 @@ class Trainer:
         stop = stop or StopRequest()
         log = None
         if self.processes.is_main:
+            self.describe()  # first: from then on the folder is known to be a run's
             log = MetricsLog(self.out, progress.step)
-            self.describe()
         with true_float32(), self.progress_bar(show_progress and log is not None) as bar:
             self.prepare(bar)
             while not self.done:
@@ -362,7 +362,7 @@ class Trainer:
                 f"{path} is of another version or model ({type(error).__name__}: {reason});"
                 " train anew in another --out"
             ) from None
-        check_split_sizes(self.out, self.config.dataset, self.splits)
+        check_same_images(self.out, self.config.dataset, self.splits)
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take over the state that `save` wrote."""
@@ -380,8 +380,17 @@ class Trainer:
         self.clock.earlier = self.progress.seconds
 
     def finish(self, label: str = "", complete: bool = True) -> dict[str, Any]:
-        """Write model, results and pictures; return the results."""
+        """Write model, results and pictures; return the results.
+
+        Raises:
+            UserError: every step was skipped, so there is nothing new to score.
+        """
         config, model = self.config, self.evaluated
+        if self.progress.step and self.skipped == self.progress.step:
+            raise UserError(
+                f"all {self.progress.step} steps were skipped for their gradients: nothing was"
+                " learnt. Train anew in another --out, with a lower --lr or a higher --temperature"
+            )
         save_model(model, self.out, config.weights_dtype, config.shard_mb)
         with self._uncompiled():
             results = records.final_results(model, self.splits, config, complete, label)
@@ -419,7 +428,7 @@ def train(
     """Train a run and write its folder; returns the results (None in helper processes).
 
     Raises:
-        UserError: something that the user can mend.
+        UserError: something that the user can fix.
         Stopped: a signal came; the run is saved, and scored as it is (`complete` is false in
             `results.json`). A second signal does without the score.
     """
