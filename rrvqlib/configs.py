@@ -44,7 +44,7 @@ class ModelConfig:
     latent: str = setting(
         "codebook",
         "latents of a hierarchy: codebook (RRVQ), gaussian (hierarchical Spatial-VAE), nearest"
-        " (VQ-VAE-2) or binary (FouST)",
+        " (VQ-VAE-2) or binary (bits, trained by the trapezoid rule)",
         ("codebook", "gaussian", "nearest", "binary"),
     )
     image_size: int = setting(32, "side of the images in pixels")
@@ -69,7 +69,7 @@ class ModelConfig:
     covariance: str = setting(
         "isotropic",
         "of codes: isotropic (correct normaliser), diagonal, as_printed (Eq 6), fixed (Eq 2),"
-        " shared (one for all codes: SQ-VAE)",
+        " shared (SQ-VAE: one for all codes, and its Gaussian term in training)",
         ("isotropic", "diagonal", "as_printed", "fixed", "shared"),
     )
     prior: str = setting(
