@@ -242,6 +242,12 @@ class RunConfig(ModelConfig):
         "photos", "photos, swatches, cifar10, svhn, celeba, folder:PATH or npz:PATH"
     )
     data_dir: str = setting("data", "where downloaded data sets are kept")
+    select_on: str = setting(
+        "validation",
+        "what the schedule watches: validation images, or the test images, as the paper does; then"
+        " all others are trained on, and the test score has had a say in itself",
+        ("validation", "test"),
+    )
     seed: int = setting(0, "of initialisation, order and noise")
     start_from: str = setting(
         "",
