@@ -91,7 +91,7 @@ STATED: tuple[Statement, ...] = (
         {"covariance": "diagonal"},
     ),
     Statement(
-        "Section 4",
+        "Sections 3.2.2, 4",
         "each layer has its own pair of codebooks, which prior and posterior share",
         HIERARCHIES,
         code="rrvqlib.latents.CodebookLatent",
@@ -238,7 +238,7 @@ STATED: tuple[Statement, ...] = (
     ),
     Statement(
         "Section 3.3",
-        "a uniform prior where the top is a single variable",
+        "a uniform prior is reasonable where the top is a single variable",
         L5,
         {"top_prior": "uniform"},
     ),

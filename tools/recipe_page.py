@@ -30,8 +30,8 @@ them stand runs that change one thing each:
 
 - `X-l32-paper-validated` watches validation images, which are cut from the training images: our
   cleaner choice.
-- `X-paper-as-printed` takes Eqs. (6) and (7) as they stand in our copy, one number for each code and
-  its square root as normaliser ({{doc}}`errata`), in place of the diagonal covariance of the text.
+- `X-paper-as-printed` takes Eqs. (6) and (7) as they stand in our copy, one number for each code
+  and its square root as normaliser ({{doc}}`errata`), in place of the text's diagonal covariance.
 - `X-l32-paper-spatial` is the Gaussian twin of Table 1.
 
 None of them has been run: they take GPU days. What this book's own runs do otherwise is in
