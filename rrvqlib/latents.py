@@ -113,9 +113,9 @@ class StochasticallyQuantizedLatent(CodebookLatent):
     """SQ-VAE's latents (Takida et al. 2022): one variance s for all codes, and a Gaussian term.
 
     Beside the code there is a Gaussian variable, N(e, s I) under the posterior and N(E_z, s I)
-    under the prior; training pays for their KL, |e - E_z|^2 / 2s, too. Embeddings and codes draw
-    together, which lets s shrink, and a small s makes the choice of codes sharp: the
-    "self-annealing". The term is a `penalty`: the decoder sees codes alone, so the ELBO of the
+    under the prior; training pays for their KL, (e - E_z)^2 / 2s summed over D, too. Embeddings
+    and codes draw together, which lets s shrink, and a small s makes the choice of codes sharp:
+    the "self-annealing". The term is a `penalty`: the decoder sees codes alone, so the ELBO of the
     codes is the score, as for every other model.
     """
 

@@ -168,3 +168,18 @@ def test_a_number_made_up_is_seldom_found(digits, most):
     made = random.Random(0)
     numbers = [f"{made.uniform(0, 8):.{digits}f}" for _ in range(500)]
     assert sum(known(number, records()) for number in numbers) < most * len(numbers)
+
+
+@cache
+def scores_and_errors():
+    results = [json.loads(path.read_text()) for path in RESULTS.glob("*/results.json")]
+    return [(r["test_bits_per_dim"], r["test_bits_per_dim_se"]) for r in results]
+
+
+@pytest.mark.parametrize("path", [*CHAPTERS, *PAGES], ids=lambda p: p.name)
+def test_behind_a_number_plus_minus_is_a_standard_error_over_test_images(path):
+    """As book/notation.md says, once, for all pages."""
+    text = prose(path).replace("\\pm", "±").replace("*", "").replace("$", "")
+    for number, error in re.findall(r"(\d+\.\d+) ?± ?(\d+\.\d+)", text):
+        pairs = [s for s in scores_and_errors() if known(number, s[:1]) and known(error, s[1:])]
+        assert pairs, f"{number} ± {error}"
