@@ -10,18 +10,19 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
 from rrvqlib.configs import ModelConfig, show_setting
 from rrvqlib.errors import UserError
 from rrvqlib.models import VAE, build
+from rrvqlib.weights import UNFINISHED, BadWeights, read_weights, write_weights
 
 try:
     import fcntl
@@ -29,7 +30,6 @@ except ImportError:  # Windows
     fcntl = None
 
 CHECKPOINT = "checkpoint.safetensors"
-UNFINISHED = ".unfinished-"  # begins the names of files that are being written
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -216,27 +216,33 @@ def load_state(path: Path) -> dict[str, Any]:
         ) from None
 
 
-def save_model(model: VAE, directory: Path) -> None:
-    """Write config.json and model.safetensors as `save_pretrained` does, but each atomically."""
-    with (
-        writing(directory),
-        tempfile.TemporaryDirectory(dir=directory, prefix=UNFINISHED) as temporary,
-    ):
+def save_model(model: VAE, directory: Path, dtype: str = "float32", shard_mb: float = 5000) -> None:
+    """Write config.json and the weights, each file whole or not at all.
+
+    Args:
+        model: on any device.
+        directory: exists.
+        dtype: of the weights in the files, float32 or float16.
+        shard_mb: megabytes that a file of weights may hold; larger models become shards.
+
+    Raises:
+        UserError: the files cannot be written, or float16 cannot hold a weight.
+    """
+    with writing(directory):
         try:
-            model.save_pretrained(temporary)
+            write_weights(model.state_dict(), directory, getattr(torch, dtype), shard_mb)
         except SafetensorError as error:  # hides the operating system's own error
             raise UserError(
                 f"cannot write the weights to {directory} ({error}); free some disk space and try"
                 " again (a training goes on with --resume)"
             ) from None
-        for name in ("config.json", "model.safetensors"):  # no README.md: not a model card
-            file = Path(temporary) / name
-            os.chmod(file, 0o644)
-            os.replace(file, directory / name)
+        except BadWeights as error:
+            raise UserError(f"{error}; train anew in another --out, with a lower --lr") from None
+    write_json(directory / "config.json", asdict(model.config))
 
 
 def load_model(directory: str | Path) -> VAE:
-    """The model of a run folder, ready to evaluate.
+    """The model of a run folder, in float32, ready to evaluate.
 
     Raises:
         UserError: a file is missing, damaged, or does not fit the other.
@@ -244,19 +250,19 @@ def load_model(directory: str | Path) -> VAE:
     directory = Path(directory)
     path = directory / "config.json"
     config = read_settings(ModelConfig, read_json(path), path)
-    weights = directory / "model.safetensors"
-    if not weights.exists():
-        raise UserError(f"{weights} is missing; train the run again, or copy the file beside it")
     try:
-        # As `from_pretrained` does, but that would also take a file that lacks some weights.
+        weights = read_weights(directory)
         model = build(config)
-        model.load_state_dict(load_file(weights), strict=True)
+        model.load_state_dict(weights, strict=True)
         if not all(tensor.isfinite().all() for tensor in model.state_dict().values()):
-            raise ValueError("it holds numbers that are not finite")
-    except (SafetensorError, RuntimeError, OSError, ValueError) as error:
+            raise BadWeights(f"the weights in {directory} hold numbers that are not finite")
+    except BadWeights as error:
+        raise UserError(f"{error}; train the run again, or copy the files anew") from None
+    except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{weights} is damaged or not of this model ({reason}); copy it anew, or train again"
+            f"the weights in {directory} are not of this model ({reason}); copy them anew, or"
+            " train again"
         ) from None
     return model.eval()
 

@@ -255,7 +255,12 @@ class RunConfig(ModelConfig):
         " with --second_stage, the run of the first",
     )
 
-    steps: int = setting(1000, "optimiser steps")
+    steps: int = setting(1000, "optimiser steps; with --seconds, the length of the schedules alone")
+    seconds: float = setting(
+        0.0,
+        "train by the clock: all schedules follow the time, and the run is scored when it is up;"
+        " 0: by steps",
+    )
     batch_size: int = setting(64, "images per step, global: shared by all processes")
     optimizer: str = setting("adamax", "adamax or adam", ("adamax", "adam"))
     lr: float = setting(8e-3, "learning rate of the networks at the start (after warm-up)")
@@ -272,7 +277,9 @@ class RunConfig(ModelConfig):
     )
     lr_min: float = setting(5e-5, "learning rate at the end")
     plateau_patience: int = setting(
-        20, "evaluations without a better validation ELBO before lr falls (schedule plateau)"
+        20,
+        "evaluations in a row without a better validation ELBO after which lr falls (schedule"
+        " plateau)",
     )
     max_grad_norm: float = setting(
         1.0, "gradients of the loss in bits per dim are clipped to this norm; 0: off"
@@ -304,13 +311,24 @@ class RunConfig(ModelConfig):
     iw_images: int = setting(500, "first test images it is computed on")
 
     device: str = setting("auto", "auto, cpu or cuda", ("auto", "cpu", "cuda"))
-    precision: str = setting("fp32", "fp32, or bf16 autocast", ("fp32", "bf16"))
+    precision: str = setting(
+        "fp32",
+        "of the networks in training: fp32, bf16 (autocast), or auto: bf16 where a GPU has it",
+        ("auto", "fp32", "bf16"),
+    )
     compile: bool = setting(False, "torch.compile the layers, those of one kind once")
-    cuda_graphs: bool = setting(
-        False, "with compile: all layers as one CUDA graph; minutes to compile"
+    cuda_graphs: str = setting(
+        "auto",
+        "record the whole step once and replay it; auto: on a GPU, with one process and without"
+        " grad_accumulation",
+        ("auto", "true", "false"),
     )
     channels_last: bool = setting(True, "memory layout of images and convolutions")
     grad_accumulation: int = setting(1, "micro-batches per step, when memory is short")
+    weights_dtype: str = setting(
+        "float32", "of the weights that a finished run writes", ("float32", "float16")
+    )
+    shard_mb: int = setting(5000, "megabytes that a file of these weights may hold")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -322,11 +340,13 @@ class RunConfig(ModelConfig):
             "grad_accumulation",
             "plateau_patience",
             "max_skipped",
+            "shard_mb",
         ):
             require(self, name, getattr(self, name) >= 1, "at least 1")
         for name in ("lr", "codebook_lr_factor", "temperature", "temperature_end"):
             require(self, name, getattr(self, name) > 0, "above 0")
         for name in (
+            "seconds",
             "lr_warmup",
             "lr_min",
             "max_grad_norm",
@@ -365,14 +385,8 @@ class RunConfig(ModelConfig):
         require(
             self,
             "cuda_graphs",
-            self.compile or not self.cuda_graphs,
-            "used together with --compile true",
-        )
-        require(
-            self,
-            "cuda_graphs",
-            self.grad_accumulation == 1 or not self.cuda_graphs,
-            "false with --grad_accumulation, whose first gradients a replayed graph overwrites",
+            self.grad_accumulation == 1 or self.cuda_graphs != "true",
+            "auto or false with --grad_accumulation",
         )
         by_batch = self.free_nats > 0 or self.model == "vqvae" or self.latent == "nearest"
         require(

@@ -47,12 +47,6 @@ class Codebook(nn.Module):
         clamped = self.raw_log_variances.clamp(-MAX_LOG_VARIANCE, MAX_LOG_VARIANCE)
         return clamped.expand(len(self.means)) if self.covariance == "shared" else clamped
 
-    @torch.no_grad()
-    def project_(self) -> None:
-        """Bring log-variances back to the edge of their range, where a gradient can move them."""
-        if self.raw_log_variances is not None:
-            self.raw_log_variances.clamp_(-MAX_LOG_VARIANCE, MAX_LOG_VARIANCE)
-
     @property
     def log_normaliser(self) -> Tensor:
         """Log of the determinant under the square root of Eq. (6), without (2 pi)^D; (K,).

@@ -51,10 +51,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     results = {"data": what, **score(model, images, args.batch_size, args.seed, "scoring")}
     if args.iw_k:
         images = images[: args.iw_images]
-        results["iw_bits_per_dim"] = importance_weighted_score(
+        bound = importance_weighted_score(
             model, images, args.iw_k, args.batch_size, args.seed, "importance-weighted bound"
         )
-        results |= {"iw_k": args.iw_k, "iw_n": len(images)}
+        results |= {
+            "iw_bits_per_dim": bound["bits_per_dim"],
+            "iw_bits_per_dim_se": bound["bits_per_dim_se"],
+            "iw_elbo_bits_per_dim": bound["elbo"],
+            "iw_k": args.iw_k,
+            "iw_n": bound["n"],
+        }
     if args.json:
         print(json.dumps(results, indent=2))
     else:
@@ -69,8 +75,9 @@ def show(results: dict) -> None:
     )
     if "iw_k" in results:
         print(
-            f"importance-weighted bound: {results['iw_bits_per_dim']:.4f} bits/dim"
-            f" ({results['iw_k']} samples, first {results['iw_n']} images)"
+            f"importance-weighted bound: {results['iw_bits_per_dim']:.4f} bits/dim (standard error"
+            f" {results['iw_bits_per_dim_se']:.4f}, {results['iw_k']} samples, first"
+            f" {results['iw_n']} images; the ELBO of these: {results['iw_elbo_bits_per_dim']:.4f})"
         )
     print("layer  KL in bits/dim" + ("  perplexity  codes in use" if results["perplexity"] else ""))
     for index, kl in enumerate(results["kl_bits_per_dim"]):

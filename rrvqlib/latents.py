@@ -18,6 +18,7 @@ from rrvqlib import prior as priors
 from rrvqlib import sampling
 from rrvqlib.elbo import categorical_kl, gaussian_kl
 from rrvqlib.embeddings import Codebook, CodebookAverage, nearest_codes
+from rrvqlib.numerics import full_precision
 from rrvqlib.responsibilities import log_responsibilities
 
 
@@ -161,7 +162,7 @@ class NearestLatent(nn.Module):
 
     def forward(self, posterior: Tensor, prior: Tensor, temperature: Tensor | None) -> LatentDraw:
         """Quantise the features (B, D, H, W); `prior` and `temperature` play no part."""
-        with torch.autocast(posterior.device.type, enabled=False):
+        with full_precision(posterior.device):
             features = channels_last(posterior).float()  # (B, H, W, D)
             codes = nearest_codes(features, self.codebook.means)
             vectors = F.embedding(codes, self.codebook.means)
@@ -221,7 +222,7 @@ class GaussianLatent(nn.Module):
             prior: (B, prior_size, H, W).
             temperature: has no other effect on Gaussians.
         """
-        with torch.autocast(posterior.device.type, enabled=False):
+        with full_precision(posterior.device):
             mean, log_std = self._split(posterior)
             prior_mean, prior_log_std = self._prior(prior)
             # Not randn_like, whose numbers go by the memory layout: the seed alone decides.

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rrvqlib.numerics import full_precision
+
 
 def pixels_to_reals(images: Tensor) -> Tensor:
     """uint8 -> float32 in (-1/2, 1/2): the centre of each of 256 bins of width 1/256."""
@@ -84,7 +86,7 @@ class DiscretisedLogistic(nn.Module):
 
     def log_prob(self, images: Tensor, mean: Tensor) -> Tensor:
         """log p(x | z) of uint8 images (B, 3, H, W) given means of that shape: (B,) nats."""
-        with torch.autocast(images.device.type, enabled=False):
+        with full_precision(images.device):
             log_mass = log_bin_mass(images, clip(mean), self.log_scale, self.edge_bins)
             return log_mass.flatten(1).sum(1)
 

@@ -232,7 +232,7 @@ def as_printed(config: RunConfig) -> RunConfig:
     return replace(config, covariance="as_printed")
 
 
-GPU = {"precision": "bf16", "compile": True}
+GPU = {"precision": "auto", "compile": True}
 OURS = {
     "schedule": "cosine",
     "batch_size": 128,

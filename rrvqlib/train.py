@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"--run {args.run}: no such run; choose one of {', '.join(RUNS)}")
     config = replace(RUNS[args.run].config, **cli.read_fields(args, RunConfig))
     if args.dry_run:
-        from rrvqlib.costs import estimate, show
+        from rrvqlib.optimisation.costs import estimate, show
 
         show(args.run, RUNS[args.run], estimate(config))
         return
@@ -100,7 +100,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError("--out DIR is missing: name a folder for the run, such as --out runs/first")
     from rrvqlib.checkpoint import only_writer, prepare_directory
     from rrvqlib.data import path_of
-    from rrvqlib.training import Stopped, train
+    from rrvqlib.optimisation.signals import Stopped
+    from rrvqlib.optimisation.trainer import train
 
     images = path_of(config.dataset)
     if images and images.is_dir() and args.out.resolve().is_relative_to(images.resolve()):

@@ -75,7 +75,7 @@ def test_help_is_quick_and_does_not_import_torch(name):
         f"    runpy.run_module('rrvqlib.{name}', run_name='__main__')\n"
         "except SystemExit as exit:\n"
         "    assert not exit.code\n"
-        "heavy = {'torch', 'numpy', 'accelerate', 'huggingface_hub'} & sys.modules.keys()\n"
+        "heavy = {'torch', 'numpy', 'huggingface_hub'} & sys.modules.keys()\n"
         "assert not heavy, heavy\n"
     )
     before = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -1,6 +1,7 @@
 """The runs named after the paper: what it states, and what we chose where it says nothing."""
 
 import importlib
+import json
 import math
 import re
 from dataclasses import replace
@@ -8,11 +9,16 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny_runs import TINY, write_images
 from torch import nn
 
+from rrvqlib import evaluate
 from rrvqlib.convolutions import ResidualBlock, rescale
 from rrvqlib.models import build
+from rrvqlib.optimisation.schedules import Plateau
+from rrvqlib.optimisation.trainer import train
 from rrvqlib.paper import OPEN, STATED
+from rrvqlib.run_folder import images_of, open_images, open_model
 from rrvqlib.runs import RUNS
 from rrvqlib.scoring import score
 from tools.recipe_page import PAGE, page
@@ -51,6 +57,7 @@ def test_settings_of_the_paper_s_runs_are_stated_or_listed_as_open_or_play_no_pa
         "second_stage", "prior_channels", "prior_blocks", "data_dir", "seed", "start_from",
         "max_skipped", "save_every", "iw_k", "iw_images", "device", "compile", "cuda_graphs",
         "channels_last", "grad_accumulation", "image_size",
+        "seconds", "weights_dtype", "shard_mb",
     }  # fmt: skip
     for name in (name for name in RUNS if name.endswith("-paper")):
         said = {k for row in (*STATED, *OPEN) if row.is_about(name) for k in row.settings}
@@ -79,6 +86,39 @@ def test_epochs_are_those_of_the_official_sizes():
     assert RUNS["cifar10-l32-paper"].config.steps == 390_500
     assert RUNS["svhn-l32-paper"].config.steps == 572_000  # 73,257
     assert RUNS["celeba-l32-paper"].config.steps == 456_480  # 162,770 and 19,867 for validation
+
+
+def test_the_rate_of_the_paper_s_run_falls_after_twenty_epochs_without_progress():
+    config = RUNS["cifar10-l32-paper"].config
+    plateau = Plateau(config.lr, config.lr_min, config.plateau_patience)
+    plateau.note(5.0)
+    found = []
+    for _ in range(14 * 20):
+        plateau.note(5.0)  # no better
+        found.append(plateau.lr)
+    assert found[18] == 8e-4 and found[19] == pytest.approx(6.4e-4)
+    assert found[38] == pytest.approx(6.4e-4) and found[39] == pytest.approx(5.12e-4)
+    assert found[12 * 20 - 1] > 5e-5 and found[13 * 20 - 1 :] == [5e-5] * 21  # 260 epochs
+
+
+def test_a_run_that_selects_on_test_trains_on_all_others_and_says_so(tmp_path):
+    dataset = write_images(tmp_path / "images.npz", train=40, test=12)
+    config = replace(TINY, dataset=dataset, select_on="test", iw_k=0, eval_images=0)
+    results = train(config, tmp_path, "tiny", show_progress=False)
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert run["split_sizes"] == {"train": 40, "valid": 12, "test": 12}
+    assert "SELECTS ON TEST" in run["dataset_description"]
+    assert results["selected_on"] == "test"
+    # The scores that are watched are those of the test images, with the weights' average.
+    last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["valid_bits_per_dim"] == pytest.approx(results["test_bits_per_dim"], abs=1e-9)
+    others = images_of(replace(config, select_on="validation"))
+    assert [len(others[split]) for split in ("train", "valid", "test")] == [36, 4, 12]
+    joined = images_of(config)
+    assert torch.equal(joined.train, torch.cat([others.train, others.valid]))  # official order
+    arguments = evaluate.make_parser().parse_args([str(tmp_path), "--split", "valid"])
+    images, _ = open_images(arguments, open_model(arguments))  # the folder knows its own images
+    assert torch.equal(images, others.test)
 
 
 # What is in the code and not in a setting, on a small model of the same kind.

@@ -15,9 +15,9 @@ from rrvqlib.checkpoint import load_model, load_weights, save_model
 from rrvqlib.configs import ModelConfig, RunConfig
 from rrvqlib.errors import UserError
 from rrvqlib.models import build
+from rrvqlib.optimisation.trainer import train as train_run
 from rrvqlib.rivals.pixelcnn import GatedPixelCNN, causal_conv
 from rrvqlib.scoring import score
-from rrvqlib.training import train as train_run
 
 
 @pytest.fixture(autouse=True)

@@ -1,11 +1,14 @@
 """What all models share: the ELBO, samples, reconstructions, saving and loading."""
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin
+from huggingface_hub import PyTorchModelHubMixin, snapshot_download
 from torch import Tensor, nn
 
 from rrvqlib.configs import ModelConfig
@@ -21,6 +24,7 @@ from rrvqlib.latents import (
     StochasticallyQuantizedLatent,
 )
 from rrvqlib.likelihood import DiscretisedLogistic
+from rrvqlib.weights import INDEX, BadWeights, read_weights, write_weights
 
 
 @dataclass(frozen=True)
@@ -48,13 +52,43 @@ class VAE(nn.Module, PyTorchModelHubMixin, ABC):
         self.config = config
         self.likelihood = DiscretisedLogistic(config.scale_per_channel, config.edge_bins)
 
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """What `save_pretrained` turns to for the weights."""
+        write_weights(self.state_dict(), save_directory)
+
     @classmethod
-    def _load_as_pickle(cls, model: "VAE", model_file: str, map_location: str, strict: bool):
-        """What `from_pretrained` turns to where a Hub repository has no model.safetensors."""
-        raise UserError(
-            f"{model_file} is a pickle, which could run any code; ask its authors for"
-            " model.safetensors"
-        )
+    def _from_pretrained(
+        cls,
+        *,
+        model_id: str,
+        revision: str | None,
+        cache_dir: str | Path | None,
+        force_download: bool,
+        local_files_only: bool,
+        token: str | bool | None,
+        map_location: str = "cpu",
+        strict: bool = True,
+        **settings: Any,
+    ) -> "VAE":
+        """What `from_pretrained` turns to; shards are read, pickles are not."""
+        directory = model_id
+        if not os.path.isdir(model_id):
+            directory = snapshot_download(
+                model_id,
+                revision=revision,
+                cache_dir=cache_dir,
+                force_download=force_download,
+                local_files_only=local_files_only,
+                token=token,
+                allow_patterns=["model*.safetensors", INDEX],
+            )
+        try:
+            weights = read_weights(directory)
+        except BadWeights as error:
+            raise UserError(f"{error}; ask the model's authors for model.safetensors") from None
+        model = cls(**settings)
+        model.load_state_dict(weights, strict=strict)
+        return model.to(map_location).eval()
 
     @abstractmethod
     def infer(self, images: Tensor, temperature: Tensor | None) -> Inference:

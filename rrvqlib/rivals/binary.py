@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rrvqlib.latents import LatentDraw, channels_first, channels_last
+from rrvqlib.numerics import full_precision
 
 
 def draw_bits(logits: Tensor) -> Tensor:
@@ -66,7 +67,7 @@ class BinaryLatent(nn.Module):
             prior: logits (B, prior_size, H, W).
             temperature: has no other effect on bits.
         """
-        with torch.autocast(posterior.device.type, enabled=False):
+        with full_precision(posterior.device):
             q, p = channels_last(posterior).float(), self._prior(prior)
             bits = trapezoid_bits(q)
             # log P(+-1) = logsigmoid(+-logit)
