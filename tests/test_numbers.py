@@ -94,7 +94,7 @@ def records():
         result = json.loads(path.read_text())
         kl = result.pop("kl_bits_per_dim")
         found += [*kl, sum(kl), *numbers_in([v for k, v in result.items() if "bits_per_dim" in k])]
-    for path in RESULTS.glob("*.json"):
+    for path in (*RESULTS.glob("*.json"), *RESULTS.glob("*/repeated.json")):
         found += numbers_in(json.loads(path.read_text()))
     for path in RESULTS.glob("*.jsonl"):
         for line in map(json.loads, path.read_text().splitlines()):
