@@ -43,7 +43,7 @@ from rrvqlib.optimisation.schedules import (
 )
 from rrvqlib.optimisation.signals import Stopped, StopRequest
 from rrvqlib.optimisation.step import Step
-from rrvqlib.run_folder import check_same_images
+from rrvqlib.run_folder import check_same_images, images_of
 from rrvqlib.scoring import score
 
 INIT_IMAGES = 256  # of the batch that data-dependent initialisation sees
@@ -435,7 +435,7 @@ def train(
     started = time.perf_counter()
     processes = Processes(config)
     with processes.main_first():  # one alone downloads
-        splits = data.load(config.dataset, config.data_dir, config.image_size)
+        splits = images_of(config)
     trainer = Trainer(config, splits, out, name, resume, started, watch)
     results_path = out / "results.json"
     if resume:
