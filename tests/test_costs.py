@@ -8,17 +8,20 @@ import torch
 from tiny_runs import TINY
 from torch.utils.flop_counter import FlopCounterMode
 
-from rrvqlib.configs import NamedRun
+from rrvqlib.configs import NamedRun, parse_sides
 from rrvqlib.elbo import training_loss
 from rrvqlib.errors import UserError
 from rrvqlib.models import build
 from rrvqlib.optimisation.costs import (
     BYTES_PER_PARAMETER,
+    counted,
     duration,
     estimate,
+    extrapolated,
     saved_bytes,
     scientific,
     show,
+    with_layers,
 )
 from rrvqlib.runs import RUNS
 
@@ -102,14 +105,42 @@ def test_a_gpu_that_is_not_there():
 @pytest.mark.parametrize("name", [name for name, run in RUNS.items() if "FLOP" in run.cost])
 def test_a_named_run_says_what_it_costs(name):
     config = RUNS[name].config
-    model = build(config.model_config)
-    image = torch.zeros(1, 3, config.image_size, config.image_size, dtype=torch.uint8)
-    with FlopCounterMode(display=False) as flops:
-        training_loss(model(image, torch.ones(()))).backward()
+    counts = extrapolated(config.model_config, counted(with_layers(config.model_config, 1)))
     number, unit = re.search(r"([\d.]+) ([PE])FLOP", RUNS[name].cost).groups()
     said = float(number) * {"P": 1e15, "E": 1e18}[unit]
-    total = flops.get_total_flops() * config.steps * config.batch_size
+    total = counts.flops * config.steps * config.batch_size
     assert said == pytest.approx(total, rel=0.03), scientific(total)
+
+
+@pytest.mark.parametrize(
+    "pyramid", ["8*3,4*3,2*3", "8*4,4,2*2", "8,4,2", "8*2", "4*5"], ids=lambda text: text
+)
+@pytest.mark.parametrize(
+    "change", [{}, {"latent": "gaussian"}, {"blocks": 2, "ladder_blocks": 1, "prior": "direct"}]
+)
+def test_counts_of_many_layers_are_those_of_the_whole(change, pyramid):
+    """Counted on few layers without arithmetic, against torch's counter on the whole model."""
+    config = replace(TINY, image_size=16, pyramid=parse_sides(pyramid), **change).model_config
+    found = extrapolated(config, counted(with_layers(config, 1)))
+    model = build(config)
+    images = torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
+    with FlopCounterMode(display=False) as flops:
+        training_loss(model(images, torch.ones(()))).backward()
+    assert found.flops == flops.get_total_flops()
+    assert found.parameters == sum(p.numel() for p in model.parameters())
+    for n, saved in ((1, found.saved_one), (2, found.saved_two)):
+        batch = images.repeat(n, 1, 1, 1)
+        whole = saved_bytes(model, lambda batch=batch: training_loss(model(batch, torch.ones(()))))
+        assert saved == pytest.approx(whole, rel=0.01)
+
+
+def test_by_the_clock_a_run_costs_its_time_and_says_what_that_buys(capsys):
+    config = replace(TINY, seconds=30.0)
+    cost = estimate(config)
+    assert cost.images == pytest.approx(30 / cost.seconds_per_image, rel=0.01)
+    show("tiny", NamedRun(config, "30 s", "no score"), cost)
+    shown = capsys.readouterr().out
+    assert "images by the clock" in shown and "30 seconds on" in shown
 
 
 def test_units():

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from rrvqlib import cli, data, train, training
+from rrvqlib import cli, data, train
 from rrvqlib.configs import RunConfig
 from rrvqlib.models import build
+from rrvqlib.optimisation import trainer as trainer_module
 from rrvqlib.runs import RUNS, command
 
 STORED = sorted((Path(__file__).parent.parent / "book" / "results").glob("*/run.json"))
@@ -139,11 +140,11 @@ slow = pytest.mark.skipif(
 @pytest.mark.slow
 @slow
 def test_32_layers_of_256_channels_take_steps_on_photos(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "INIT_IMAGES", 8)  # of the 256 that a run takes
+    monkeypatch.setattr(trainer_module, "INIT_IMAGES", 8)  # of the 256 that a run takes
     config: RunConfig = replace(
         RUNS["cifar10-l32-paper"].config, dataset="photos", batch_size=2, device="cpu"
     )
-    run = training.Trainer(config, data.load("photos", image_size=32), tmp_path, "slow")
+    run = trainer_module.Trainer(config, data.load("photos", image_size=32), tmp_path, "slow")
     for _ in range(3):
         run.step()
     assert run.progress.skipped == 0
