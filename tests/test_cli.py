@@ -534,8 +534,9 @@ def test_absurd_numbers_are_refused_with_a_reason(n, refused, finished, tmp_path
     refused(reconstruct, finished[0], "--n", n, *out, mentions=("--n", "at most"))
     for flag in ("--iw_k", "--batch_size", "--limit"):
         refused(evaluate, finished[0], flag, n * 10**6, mentions=(flag, "at most"))
-    for flag, value in (("--blocks", n), ("--pyramid", f"4*{n}"), ("--lr", 1e38),
-                        ("--channels", n * 10), ("--codes", n * 10), ("--image_size", n)):  # fmt: skip
+    settings = {"--blocks": n, "--pyramid": f"4*{n}", "--lr": 1e38, "--channels": n * 10,
+                "--codes": n * 10, "--image_size": n}  # fmt: skip
+    for flag, value in settings.items():
         refused(train, *SMALL_FILES, flag, value, "--out", tmp_path / "r", mentions=flag)
 
 
