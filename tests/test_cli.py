@@ -573,3 +573,23 @@ def test_a_score_that_is_no_number_is_an_error(refused, finished, monkeypatch):
         rrvqlib.scoring, "score", lambda *a, **k: real(*a, **k) | {"bits_per_dim": float("nan")}
     )
     refused(evaluate, finished[0], "--json", mentions=("bits_per_dim", "not a number"))
+
+
+def test_names_that_a_terminal_would_obey_or_cannot_show_are_spelled_out(tmp_path):
+    code = (
+        "from rrvqlib import cli; from rrvqlib.errors import UserError\n"
+        "def main(_):\n"
+        "    cli.say('\\x1b[2J\\udc80 é')\n"
+        "    print('\\udc80')\n"
+        "    raise UserError('bad\\x1b[31m\\u202e name\\nline')\n"
+        "cli.run(main)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        timeout=300,
+    )
+    assert done.returncode == 2 and b"Traceback" not in done.stderr
+    assert done.stdout.split() == rb"\x1b[2J\udc80 \xe9 \udc80".split()
+    assert done.stderr.strip() == rb"error: bad\x1b[31m\u202e name line"
