@@ -22,7 +22,14 @@ from torch import Tensor
 from rrvqlib.configs import ModelConfig, show_setting
 from rrvqlib.errors import UserError
 from rrvqlib.models import VAE, build
-from rrvqlib.weights import UNFINISHED, BadWeights, check_weights, read_weights, write_weights
+from rrvqlib.weights import (
+    UNFINISHED,
+    BadWeights,
+    check_weights,
+    read_weights,
+    weight_files,
+    write_weights,
+)
 
 try:
     import fcntl
@@ -266,7 +273,7 @@ def load_model(directory: str | Path) -> VAE:
         check_weights(weights, lambda: build(config))
     except BadWeights as error:
         raise UserError(
-            f"the weights in {directory} are not of this model ({error}); copy them anew, or train"
+            f"{weight_files(directory)[0]} is not of this model ({error}); copy it anew, or train"
             " again"
         ) from None
     model = build(config)

@@ -49,7 +49,7 @@ class ModelConfig:
     latent: str = setting(
         "codebook",
         "latents of a hierarchy: codebook (RRVQ), gaussian (hierarchical Spatial-VAE), nearest"
-        " (VQ-VAE-2) or binary (FouST)",
+        " (VQ-VAE-2) or binary (bits, trained by the trapezoid rule)",
         ("codebook", "gaussian", "nearest", "binary"),
     )
     image_size: int = setting(32, "side of the images in pixels")
@@ -74,7 +74,7 @@ class ModelConfig:
     covariance: str = setting(
         "isotropic",
         "of codes: isotropic (correct normaliser), diagonal, as_printed (Eq 6), fixed (Eq 2),"
-        " shared (one for all codes: SQ-VAE)",
+        " shared (SQ-VAE: one for all codes, and its Gaussian term in training)",
         ("isotropic", "diagonal", "as_printed", "fixed", "shared"),
     )
     prior: str = setting(
@@ -258,6 +258,12 @@ class RunConfig(ModelConfig):
         "photos", "photos, swatches, cifar10, svhn, celeba, folder:PATH or npz:PATH"
     )
     data_dir: str = setting("data", "where downloaded data sets are kept")
+    select_on: str = setting(
+        "validation",
+        "what the schedule watches: validation images, or the test images, as the paper does; then"
+        " all others are trained on, and the test score has had a say in itself",
+        ("validation", "test"),
+    )
     seed: int = setting(0, "of initialisation, order and noise")
     start_from: str = setting(
         "",

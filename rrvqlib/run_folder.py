@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +48,31 @@ def open_images(args: argparse.Namespace, model: VAE) -> tuple[torch.Tensor, str
     else:
         config = read_config(args.dir)
         try:
-            splits = data.load(config.dataset, args.data_dir or config.data_dir, size)
+            splits = images_of(replace(config, data_dir=args.data_dir or config.data_dir))
         except UserError as error:
             raise UserError(
                 f"{error} (the run was trained on {config.dataset}; --dataset names your own copy)"
             ) from None
         check_same_images(args.dir, config.dataset, splits)
     return splits[args.split], f"{splits.name}, {args.split}"
+
+
+def images_of(config: RunConfig) -> data.Splits:
+    """The images of a run; where the test images select, it trains on all others.
+
+    Raises:
+        UserError: see `data.load`.
+    """
+    splits = data.load(config.dataset, config.data_dir, config.image_size)
+    if config.select_on == "validation":
+        return splits
+    return replace(
+        splits,
+        train=torch.cat([splits.train, splits.valid]),
+        valid=splits.test,
+        description=f"{splits.description} SELECTS ON TEST: the images for validation are trained"
+        " on, and the test images are watched in their place, as in the paper.",
+    )
 
 
 def check_same_images(directory: Path, dataset: str, splits: data.Splits) -> None:

@@ -170,6 +170,7 @@ OUT_OF_RANGE = {
     "codebook_decay": ("0", "1", "-0.5"), "restart_below": ("-0.1",),
     "seed": ("-1", "99999999999"), "steps": ("0", "-1"),
     "batch_size": ("0", "-8", "1" + 22 * "0"), "lr": ("0", "-1e-3", "nan", "inf", "1e300"),
+    "seconds": ("-1", "nan", "inf"), "shard_mb": ("0", "-5"),
     "codebook_lr_factor": ("0", "nan"), "lr_warmup": ("-1",),
     "lr_min": ("-1", "1", "nan"), "plateau_patience": ("0",), "max_grad_norm": ("-1", "nan"),
     "skip_above": ("-1", "inf"), "max_skipped": ("0",), "ema": ("-0.1", "1", "2"),
@@ -195,7 +196,7 @@ def test_every_setting_out_of_range_is_refused(refused):
 def test_settings_that_do_not_go_together_are_refused(refused):
     for argv, text in (
         (("--batch_size", 8, "--grad_accumulation", 3), "multiple of grad_accumulation"),
-        (("--cuda_graphs", "true"), "--compile true"),
+        (("--cuda_graphs", "true", "--grad_accumulation", 2), "auto or false"),
         (("--model", "vqvae"), "one side only"),
         (("--network", "mlp"), "conv"),
         (("--codes", "4,4"), "one number or one for each"),
@@ -547,9 +548,7 @@ def test_a_run_that_learnt_nothing_fails(refused, finished, tmp_path):
     assert not (tmp_path / "r" / "results.json").exists()
 
 
-def test_other_pixels_under_the_same_name_are_noticed(
-    call, refused, run_folder, finished, tmp_path
-):
+def test_other_pixels_under_the_same_name_are_noticed(run_folder, finished, tmp_path):
     import numpy as np
 
     path = finished[1].removeprefix("npz:")

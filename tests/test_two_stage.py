@@ -281,7 +281,7 @@ def test_a_run_starts_with_the_weights_of_another(tmp_path):
             expected = load_model(tmp_path / "first").state_dict()[name]
             assert value.dtype == expected.dtype
             torch.testing.assert_close(value, expected, rtol=tolerance, atol=tolerance)
-        assert not again.optimizer.state  # afresh
+        assert again.compute.optimizer.count == 0  # afresh
 
 
 def test_a_run_is_resumed_without_the_folder_that_it_started_from(tmp_path):

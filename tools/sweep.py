@@ -37,8 +37,8 @@ BASE = RunConfig(
     lr_warmup=25,
 )
 
-# The model of Table G.1 as the paper has it (16x16 to 1x1, K = 256, D = 128, four blocks between
-# latents and in every ladder and strap), but for its width.
+# The model of Table G.1 (16x16 to 1x1, K = 256, D = 128, four blocks between latents and in every
+# ladder and strap); the paper does not give its width.
 TABLE_G1 = asdict(RUNS["cifar10-l5-rrvq"].config.model_config) | {"channels": 32}
 
 VARIANTS: dict[str, dict] = {

@@ -17,7 +17,13 @@ from rrvqlib.convolutions import data_dependent_init
 from rrvqlib.elbo import ElboTerms
 from rrvqlib.embeddings import Codebook
 from rrvqlib.errors import UserError
-from rrvqlib.latents import CodebookLatent, GaussianLatent, LatentDraw, NearestLatent
+from rrvqlib.latents import (
+    CodebookLatent,
+    GaussianLatent,
+    LatentDraw,
+    NearestLatent,
+    StochasticallyQuantizedLatent,
+)
 from rrvqlib.likelihood import DiscretisedLogistic
 from rrvqlib.pixels import check_pixels
 from rrvqlib.weights import INDEX, BadWeights, check_weights, read_weights, write_weights
@@ -216,7 +222,8 @@ def codebook_latent(config: ModelConfig, layer: int, prior: str) -> CodebookLate
     codebook = Codebook(
         config.codes_per_layer[layer], config.code_size, config.covariance, config.codebook_init
     )
-    return CodebookLatent(codebook, prior, config.sample)
+    kind = StochasticallyQuantizedLatent if config.covariance == "shared" else CodebookLatent
+    return kind(codebook, prior, config.sample)
 
 
 def nearest_latent(config: ModelConfig, layer: int = 0) -> NearestLatent:

@@ -74,6 +74,7 @@ def final_results(
         )
     return {
         "complete": complete,
+        "selected_on": config.select_on,
         "test_bits_per_dim": test["bits_per_dim"],
         "test_bits_per_dim_se": test["bits_per_dim_se"],
         "train_bits_per_dim": train["bits_per_dim"],

@@ -1,4 +1,8 @@
-"""Layers of bits, trained by FouST's derivative (Pervez et al. 2020)."""
+"""Layers of bits, trained by the trapezoid rule.
+
+Table 1 has a rival with binary latents, FouST (Pervez et al. 2020). This is not FouST: its text
+was not at hand, and what it does beyond straight-through is not guessed here.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -38,9 +42,6 @@ def trapezoid_bits(logits: Tensor) -> Tensor:
 
 class BinaryLatent(nn.Module):
     """D independent bits at every position, each +1 or -1.
-
-    Our reading of FouST: its importance weights, without the bits of U[-1, 1] in the derivative
-    and without its noise, which would need a second pass through the decoder.
 
     Args:
         size: D.
