@@ -130,16 +130,17 @@ def printable(text: str) -> str:
 
 
 def say(text: str, error: bool = False) -> None:
-    """Print, whatever characters the terminal knows; on standard error if `error`."""
-    stream = sys.stderr if error else sys.stdout
-    encoding = getattr(stream, "encoding", None) or "utf-8"
-    print(printable(text).encode(encoding, "backslashreplace").decode(encoding), file=stream)
+    """Print what the terminal would not obey; on standard error if `error`."""
+    print(printable(text), file=sys.stderr if error else sys.stdout)
 
 
 def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> None:
     """Call `main(argv)`; what the user can fix becomes one line and exit code 2."""
     if sys.stderr is None:  # closed by the shell; progress bars expect one
         sys.stderr = open(os.devnull, "w")
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a path may hold what the terminal cannot show
+            stream.reconfigure(errors="backslashreplace")
     try:
         try:
             main(argv)

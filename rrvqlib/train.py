@@ -130,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(stopped, file=sys.stderr)
         raise SystemExit(stopped.exit_code) from None
     if results:
-        print(
+        cli.say(
             f"{args.out}: test {results['test_bits_per_dim']:.3f} bits/dim"
             f" (standard error {results['test_bits_per_dim_se']:.3f},"
             f" {results['n_test']} images), training images {results['train_bits_per_dim']:.3f}"

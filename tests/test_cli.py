@@ -535,10 +535,9 @@ def test_absurd_numbers_are_refused_with_a_reason(n, refused, finished, tmp_path
     refused(reconstruct, finished[0], "--n", n, *out, mentions=("--n", "at most"))
     for flag in ("--iw_k", "--batch_size", "--limit"):
         refused(evaluate, finished[0], flag, n * 10**6, mentions=(flag, "at most"))
-    for flag, value in {
-        "--blocks": n, "--pyramid": f"4*{n}", "--lr": 1e38, "--channels": n * 10,
-        "--codes": n * 10, "--image_size": n,
-    }.items():  # fmt: skip
+    settings = {"--blocks": n, "--pyramid": f"4*{n}", "--lr": 1e38, "--channels": n * 10,
+                "--codes": n * 10, "--image_size": n}  # fmt: skip
+    for flag, value in settings.items():
         refused(train, *SMALL_FILES, flag, value, "--out", tmp_path / "r", mentions=flag)
 
 
@@ -549,9 +548,7 @@ def test_a_run_that_learnt_nothing_fails(refused, finished, tmp_path):
     assert not (tmp_path / "r" / "results.json").exists()
 
 
-def test_other_pixels_under_the_same_name_are_noticed(
-    call, refused, run_folder, finished, tmp_path
-):
+def test_other_pixels_under_the_same_name_are_noticed(run_folder, finished, tmp_path):
     import numpy as np
 
     path = finished[1].removeprefix("npz:")
@@ -575,3 +572,23 @@ def test_a_score_that_is_no_number_is_an_error(refused, finished, monkeypatch):
         rrvqlib.scoring, "score", lambda *a, **k: real(*a, **k) | {"bits_per_dim": float("nan")}
     )
     refused(evaluate, finished[0], "--json", mentions=("bits_per_dim", "not a number"))
+
+
+def test_names_that_a_terminal_would_obey_or_cannot_show_are_spelled_out(tmp_path):
+    code = (
+        "from rrvqlib import cli; from rrvqlib.errors import UserError\n"
+        "def main(_):\n"
+        "    cli.say('\\x1b[2J\\udc80 é')\n"
+        "    print('\\udc80')\n"
+        "    raise UserError('bad\\x1b[31m\\u202e name\\nline')\n"
+        "cli.run(main)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        timeout=300,
+    )
+    assert done.returncode == 2 and b"Traceback" not in done.stderr
+    assert done.stdout.split() == rb"\x1b[2J\udc80 \xe9 \udc80".split()
+    assert done.stderr.strip() == rb"error: bad\x1b[31m\u202e name line"

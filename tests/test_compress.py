@@ -29,6 +29,7 @@ from rrvqlib.container import (
 )
 from rrvqlib.errors import UserError
 from rrvqlib.pictures import write_png
+from rrvqlib.reader import depth_in_header
 
 WORDS = np.arange(40, dtype=np.uint32) * 99_999_989
 ENTRIES = (Entry("a.png", 30, 20), Entry("ü.jpg", 7, 9))
@@ -183,12 +184,15 @@ def sgi_of_16_bits(path):
     path.write_bytes(head + bytes(range(256)) + bytes(128))
 
 
-def avif_of_12_bits(path):
-    """The flags of its av1C box say so; Pillow writes 8."""
-    Image.new("RGB", (8, 8)).save(path)
-    data = bytearray(path.read_bytes())
-    data[data.index(b"av1C") + 6] |= 0x60
-    path.write_bytes(data)
+def test_the_depth_of_an_avif_file_is_read_from_its_header(tmp_path):
+    """Pillow writes 8 bits alone; the flags of the av1C box say more, once they are set."""
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.avif")
+    data = bytearray((tmp_path / "x.avif").read_bytes())
+    at = data.index(b"av1C") + 6
+    for flags, depth in ((0, 8), (0x40, 10), (0x60, 12)):
+        data[at] = data[at] & 0x9F | flags
+        assert depth_in_header(bytes(data), "AVIF") == depth
+    assert depth_in_header(b"nothing of the kind", "AVIF") == 16
 
 
 def jpeg2000_of_16_bits(path):
@@ -211,7 +215,6 @@ def test_a_picture_that_would_not_be_kept_is_refused(folder, tmp_path, capsys):
     (tmp_path / "plain.ppm").write_bytes(b"P3 2 1 65535\n1 2 3 65535 300 4\n")
     (tmp_path / "deep.pgm").write_bytes(b"P5 8 8 65535\n" + bytes(range(128)))
     sgi_of_16_bits(tmp_path / "deep.sgi")
-    avif_of_12_bits(tmp_path / "deep.avif")
     jpeg2000_of_16_bits(tmp_path / "deep.jp2")
     Image.new("RGBA", (8, 8), (1, 2, 3, 254)).save(tmp_path / "glass.png")
     Image.new("L", (8, 8)).save(tmp_path / "hole.png", transparency=0)
@@ -221,7 +224,7 @@ def test_a_picture_that_would_not_be_kept_is_refused(folder, tmp_path, capsys):
     reasons = {"glass.png": "transparent", "hole.png": "transparent", "ink.tif": "CMYK",
                "film.gif": "more than one frame", "deep.sgi": "cannot be read"}  # fmt: skip
     pictures = [path.name for path in tmp_path.iterdir()]
-    assert len(pictures) == 15
+    assert len(pictures) == 14
     for name in pictures:
         out = tmp_path / "file"
         assert run("encode", folder / "model", tmp_path / name, "--out", out) == 2, name
@@ -334,7 +337,9 @@ def test_what_cannot_be_done_is_said(folder, tmp_path, capsys):
         "this model has 1 to 2": ("encode", folder / "model", folder / "one.png", "--lossy",
                                   "--layers", 3, *out),
         "add --lossy": ("encode", folder / "model", folder / "one.png", "--layers", 1, *out),
-        "cannot write": ("encode", folder / "model", folder / "one.png", "--out", tmp_path),
+        "exists": ("encode", folder / "model", folder / "one.png", "--out", tmp_path),
+        "cannot write": ("encode", folder / "model", folder / "one.png", "--out", tmp_path,
+                         "--force"),
     }  # fmt: skip
     for message, arguments in cases.items():
         assert run(*arguments) == 2, message

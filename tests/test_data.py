@@ -770,9 +770,7 @@ def test_the_digest_is_of_every_pixel_and_of_the_splits(tmp_path):
     assert splits.digest == data.load("swatches", image_size=8).digest
     other = splits.test.clone()
     other[-1, -1, -1, -1] ^= 1
-    moved = dataclasses.replace(splits, valid=splits.test, test=splits.valid)
     assert dataclasses.replace(splits, test=other).digest != splits.digest
-    assert moved.digest == splits.digest  # the two are alike here
     fewer = dataclasses.replace(splits, train=splits.train[:-1])
     assert fewer.digest != splits.digest
 

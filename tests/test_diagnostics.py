@@ -43,6 +43,22 @@ def run(config=CONFIG, **changes):
     return [line(step, config, **c) for step, c in zip(steps, per_line, strict=True)]
 
 
+@pytest.mark.parametrize(
+    ("changes", "wanted", "unwanted"),
+    [
+        ({"model": "vqvae", "pyramid": (8,)}, "--codebook_decay", "--codebook_lr_factor"),
+        ({"latent": "nearest"}, "--restart_below", "--codebook_lr_factor"),
+        ({"model": "vqvae", "pyramid": (8,), "codebook_update": "loss"}, "lr_factor", "_decay"),
+        ({"latent": "nearest", "codebook_init": "kmeans"}, "--codebook_decay", "--codebook_init"),
+        ({}, "--codebook_lr_factor", "--codebook_decay"),
+    ],
+)
+def test_advice_names_settings_that_the_model_has(changes, wanted, unwanted):
+    config = replace(CONFIG, **changes)
+    (text,) = findings(config, run(config, perplexity=[3.0] * config.layers))[:1]
+    assert wanted in text and unwanted not in text
+
+
 def test_nothing_stands_out_in_a_healthy_run():
     assert findings(CONFIG, run()) == []
     assert findings(CONFIG, run()[:1]) == []  # one evaluation is enough to ask

@@ -251,7 +251,7 @@ def test_a_picture_of_free_codes_is_decoded_once_and_repeated(model, codec):
     assert torch.equal(again[0], next(join(tiles, entries)))
 
 
-def test_the_same_bytes_under_another_shape_are_another_picture(model):
+def test_the_same_bytes_under_another_shape_are_another_picture(model, codec):
     """A constant picture has the same bytes whatever its sides: the digest is of these too."""
     images = [torch.full((3, 8, 16), 99, dtype=torch.uint8)]
     tiles = list(cut(images[0], 8))
