@@ -268,15 +268,15 @@ class Trainer:
         return can and config.cuda_graphs != "false"
 
     def finishing_seconds(self) -> float:
-        """How long scores and pictures will take, measured on a few batches."""
-        size = min(records.eval_batch(self.config), len(self.splits.valid))
-        images = self.splits.valid[:size]
+        """How long scores and pictures will take, measured on a batch."""
+        size = min(records.eval_batch(self.config), len(self.splits.train))
+        images, seconds = self.splits.train[:size], []
         with self._uncompiled():
-            score(self.evaluated, images, size)
-            started = time.perf_counter()
-            score(self.evaluated, images, size)
-        an_image = (time.perf_counter() - started) / size
-        expected = an_image * records.forward_passes(self.splits, self.config)
+            for _ in range(3):  # the first one warms up
+                started = time.perf_counter()
+                score(self.evaluated, images, size)
+                seconds.append(time.perf_counter() - started)
+        expected = min(seconds) / size * records.forward_passes(self.splits, self.config)
         return RESERVE_FACTOR * expected + RESERVE_FLOOR
 
     # Reporting, saving, resuming.
