@@ -73,6 +73,12 @@ def test_a_signal_to_one_process_stops_both_at_one_step(both):
     assert load_state(both[0] / CHECKPOINT)["progress"]["step"] == 2
 
 
+def test_the_clock_is_that_of_the_first_process(both):
+    first, second = (load_file(both[0] / f"clock.{rank}.safetensors") for rank in (0, 1))
+    assert first == second
+    assert first["position"] == 100 and first["step"] > 5
+
+
 def test_a_batch_that_cannot_be_shared_is_refused(both):
     for rank in (0, 1):
         text = (both[0] / f"odd.{rank}.txt").read_text()

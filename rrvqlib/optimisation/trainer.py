@@ -244,15 +244,25 @@ class Trainer:
         if self.records and self.on_device is self.compute:
             self.on_device = recorded(self.compute)
         if self.config.seconds:
-            reserve = self.finishing_seconds()
-            self.clock.start(self.progress.position, reserve)
-            if self.clock.left <= 0 and not self.progress.step:
-                raise UserError(
-                    f"--seconds {self.config.seconds:g}: {self.clock.spent:.0f} seconds have passed"
-                    f" before the first step, and scoring takes {reserve:.0f}; give more, or a"
-                    " lower --iw_images"
-                )
-            self.progress.position = self.clock.position(self.progress.step)
+            self.start_clock()
+
+    def start_clock(self) -> None:
+        """By the clock of the first process, keep what finishing takes and begin.
+
+        Raises:
+            UserError: nothing is left for training.
+        """
+        reserve = self.finishing_seconds() if self.processes.is_main else 0.0
+        self.clock.start(self.progress.position, reserve)
+        _, left = self.processes.agree(0.0, self.clock.left)
+        if left <= 0 and not self.progress.step:
+            raise UserError(
+                f"--seconds {self.config.seconds:g}: {self.clock.spent:.0f} seconds have passed"
+                f" before the first step, and scoring takes {reserve:.0f}; give more, or a lower"
+                " --iw_images"
+            )
+        position = self.clock.position(self.progress.step)
+        _, self.progress.position = self.processes.agree(0.0, position)
 
     @property
     def records(self) -> bool:
