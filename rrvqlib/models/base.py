@@ -14,7 +14,7 @@ from rrvqlib.elbo import ElboTerms
 from rrvqlib.embeddings import Codebook
 from rrvqlib.errors import UserError
 from rrvqlib.latents import CodebookLatent, GaussianLatent, LatentDraw, NearestLatent
-from rrvqlib.likelihood import DiscretisedLogistic
+from rrvqlib.likelihoods import build_likelihood
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,11 @@ class Inference:
     """One pass through the inference network and the decoder.
 
     Attributes:
-        mean: of the pixels, (B, 3, S, S).
+        parameters: of the likelihood, (B, P, S, S).
         draws: one for each layer, l = 1 first.
     """
 
-    mean: Tensor
+    parameters: Tensor
     draws: list[LatentDraw]
 
 
@@ -40,7 +40,7 @@ class VAE(nn.Module, PyTorchModelHubMixin, ABC):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
-        self.likelihood = DiscretisedLogistic(config.scale_per_channel, config.edge_bins)
+        self.likelihood = build_likelihood(config)
 
     @classmethod
     def _load_as_pickle(cls, model: "VAE", model_file: str, map_location: str, strict: bool):
@@ -67,7 +67,7 @@ class VAE(nn.Module, PyTorchModelHubMixin, ABC):
                 these layers are not drawn.
 
         Returns:
-            Means of the pixels, (B, 3, S, S).
+            Parameters of the likelihood, (B, P, S, S).
         """
 
     def forward(self, images: Tensor, temperature: Tensor | None = None) -> ElboTerms:
@@ -85,7 +85,7 @@ class VAE(nn.Module, PyTorchModelHubMixin, ABC):
         ratios = [draw.log_ratio for draw in draws]
         penalties = [draw.penalty for draw in draws if draw.penalty is not None]
         return ElboTerms(
-            log_likelihood=self.likelihood.log_prob(images, inference.mean),
+            log_likelihood=self.likelihood.log_prob(images, inference.parameters),
             kl_maps=tuple(draw.kl for draw in draws),
             log_ratio=None if ratios[0] is None else sum(ratios),
             penalty=sum(penalties) if penalties else None,
@@ -96,12 +96,12 @@ class VAE(nn.Module, PyTorchModelHubMixin, ABC):
     @torch.no_grad()
     def sample(self, n: int, temperature: float = 1.0) -> Tensor:
         """n images from the prior, as the likelihood's means: (n, 3, S, S) in (-1/2, 1/2)."""
-        return self.decode_prior(n, temperature)
+        return self.likelihood.mean(self.decode_prior(n, temperature))
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor) -> Tensor:
         """Likelihood means given codes drawn from the posterior: uint8 (B, 3, S, S) -> reals."""
-        return self.infer(images, None).mean
+        return self.likelihood.mean(self.infer(images, None).parameters)
 
     @property
     def trained(self) -> nn.Module:
