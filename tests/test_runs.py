@@ -41,7 +41,7 @@ def settings_of(line):
     [
         ("cifar10-l32", {}),
         ("photos", {"pyramid": (16, 8, 8), "codes": (8, 8, 4), "lr": 1.2345e-4, "ema": 0.0}),
-        ("cifar10-cpu", {"edge_bins": False, "dataset": "npz:my data/it's.npz", "seed": 3}),
+        ("cifar10-cpu", {"likelihood": "logistic", "dataset": "npz:my data/it's.npz", "seed": 3}),
         ("a trial", {"steps": 7, "start_from": "runs/other"}),
     ],
 )

@@ -75,7 +75,7 @@ VARIANTS: dict[str, dict] = {
     "depth-8": {"pyramid": parse_sides("16*4,8*2,4,2")},
     "depth-16": {"pyramid": parse_sides("16*8,8*4,4*2,2*2")},
     "depth-32": {"pyramid": parse_sides("16*8,8*8,4*8,2*8")},
-    "edge-bins": {"edge_bins": True},
+    "edge-bins": {"likelihood": "logistic-edge"},
     "code-size-16": {"code_size": 16},
     "adam": {"optimizer": "adam", "lr": 2e-3},
     "batch-16": {"batch_size": 16, "steps": 900, "eval_every": 900},

@@ -1,7 +1,14 @@
 """Decoder output -> the probability of 8-bit pixels, one kind of likelihood a file."""
 
 from rrvqlib.configs import ModelConfig
-from rrvqlib.likelihoods.base import Likelihood, pixels_to_reals, reals_to_pixels
+from rrvqlib.likelihoods.base import (
+    Channel,
+    Likelihood,
+    clip,
+    log_bin_mass,
+    pixels_to_reals,
+    reals_to_pixels,
+)
 from rrvqlib.likelihoods.logistic import Logistic
 from rrvqlib.likelihoods.logistic_edge import EdgeLogistic
 from rrvqlib.likelihoods.logistic_pixel import PixelLogistic
@@ -20,4 +27,13 @@ def build_likelihood(config: ModelConfig) -> Likelihood:
     return LIKELIHOODS[config.likelihood](config)
 
 
-__all__ = ["LIKELIHOODS", "Likelihood", "build_likelihood", "pixels_to_reals", "reals_to_pixels"]
+__all__ = [
+    "LIKELIHOODS",
+    "Channel",
+    "Likelihood",
+    "build_likelihood",
+    "clip",
+    "log_bin_mass",
+    "pixels_to_reals",
+    "reals_to_pixels",
+]

@@ -63,9 +63,16 @@ class Likelihood(nn.Module, ABC):
 
     parameter_channels: int
 
-    @abstractmethod
     def log_prob(self, images: Tensor, parameters: Tensor) -> Tensor:
         """log p(x | z) of uint8 images (B, 3, S, S): (B,) nats."""
+        with torch.autocast(images.device.type, enabled=False):
+            # A bfloat16 near 1/2 is half a bin wide.
+            precise = parameters.to(torch.promote_types(parameters.dtype, torch.float32))
+            return self.log_masses(images, precise).flatten(1).sum(1)
+
+    @abstractmethod
+    def log_masses(self, images: Tensor, parameters: Tensor) -> Tensor:
+        """Nats of each pixel, (B, S, S), or of each sub-pixel, (B, 3, S, S)."""
 
     @abstractmethod
     def mean(self, parameters: Tensor) -> Tensor:

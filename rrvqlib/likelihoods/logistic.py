@@ -25,10 +25,8 @@ class Logistic(Likelihood):
         scales = 3 if config.scale_per_channel else 1
         self.log_scale = nn.Parameter(torch.full((scales, 1, 1), -2.0))
 
-    def log_prob(self, images: Tensor, parameters: Tensor) -> Tensor:
-        with torch.autocast(images.device.type, enabled=False):
-            mean = self.mean(parameters)
-            return log_bin_mass(images, mean, self.log_scale, self.edge_bins).flatten(1).sum(1)
+    def log_masses(self, images: Tensor, parameters: Tensor) -> Tensor:
+        return log_bin_mass(images, clip(parameters), self.log_scale, self.edge_bins)
 
     def mean(self, parameters: Tensor) -> Tensor:
         return clip(parameters)

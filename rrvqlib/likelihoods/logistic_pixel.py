@@ -21,10 +21,9 @@ class PixelLogistic(Likelihood):
         means, scales = (GAIN * parameters).chunk(2, dim=1)
         return means, bounded_log_scale(scales)
 
-    def log_prob(self, images: Tensor, parameters: Tensor) -> Tensor:
-        with torch.autocast(images.device.type, enabled=False):
-            means, log_scales = self.unpack(parameters)
-            return log_bin_mass(images, means, log_scales, edge_bins=True).flatten(1).sum(1)
+    def log_masses(self, images: Tensor, parameters: Tensor) -> Tensor:
+        means, log_scales = self.unpack(parameters)
+        return log_bin_mass(images, means, log_scales, edge_bins=True)
 
     def mean(self, parameters: Tensor) -> Tensor:
         return self.unpack(parameters)[0].clamp(-0.5, 0.5)

@@ -82,12 +82,11 @@ class LogisticMixture(Likelihood):
             coefficients.tanh(),
         )
 
-    def log_prob(self, images: Tensor, parameters: Tensor) -> Tensor:
-        with torch.autocast(images.device.type, enabled=False):
-            log_weights, means, log_scales, coefficients = self.unpack(parameters)
-            means = means_given(images, means, coefficients)
-            log_mass = log_bin_mass(images.unsqueeze(2), means, log_scales, edge_bins=True)
-            return (log_weights + log_mass.sum(1)).logsumexp(1).flatten(1).sum(1)
+    def log_masses(self, images: Tensor, parameters: Tensor) -> Tensor:
+        log_weights, means, log_scales, coefficients = self.unpack(parameters)
+        means = means_given(images, means, coefficients)
+        log_mass = log_bin_mass(images.unsqueeze(2), means, log_scales, edge_bins=True)
+        return (log_weights + log_mass.sum(1)).logsumexp(1)
 
     def next_channel(self, parameters: Tensor, known: Tensor) -> Channel:
         log_weights, means, log_scales, coefficients = self.unpack(parameters)
