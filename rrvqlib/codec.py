@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils import parametrize
 
 from rrvqlib.decoder import TopDownLayer
 from rrvqlib.errors import UserError
@@ -38,7 +39,7 @@ def frequencies(p: Tensor) -> np.ndarray:
     rounding is at most -log2(1 - K / 2^16) bits a symbol.
     """
     total = 1 << FREQUENCY_BITS
-    p = p.double().numpy()
+    p = p.double().contiguous().numpy()  # the coder reads memory, whatever the strides
     whole = 1 + (p * (total - p.shape[1])).astype(np.int64)
     rows = np.arange(len(p))
     whole[rows, whole.argmax(1)] += total - whole.sum(1)
@@ -122,11 +123,11 @@ class Coded:
 
 @contextmanager
 def _reproducible() -> Iterator[None]:
-    """One thread, so that sums are always taken in the same order."""
+    """One thread, so that sums are always taken in the same order; no gradients."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), parametrize.cached():  # weights are normalised once, not per image
             yield
     finally:
         torch.set_num_threads(threads)
