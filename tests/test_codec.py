@@ -30,6 +30,16 @@ def make_model(**changes):
     return model.eval()
 
 
+def slightly_trained(model):
+    optimizer = torch.optim.Adamax(model.parameters(), lr=0.02)
+    for step in range(60):
+        optimizer.zero_grad()
+        loss = -model(make_images(32, seed=100 + step), torch.ones(())).elbo.mean()
+        loss.backward()
+        optimizer.step()
+    return model
+
+
 def make_images(count, seed=0):
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.randint(0, 256, (count, 3, 2, 2), generator=generator, dtype=torch.uint8)
@@ -115,14 +125,14 @@ def test_images_come_back_and_the_initial_bits_too(changes):
 
 @pytest.mark.parametrize("name", ["logistic-edge", "logistic-pixel", "mixture"])
 def test_the_net_length_is_the_elbo(name):
-    # No extremes: what float32 gives less than 2^-16 a coder gives that.
-    model, images = make_model(likelihood=name), 64 + make_images(60, seed=2) // 2
+    # Untrained posteriors are the prior: every image would pop the codes that the last one pushed.
+    model, images = slightly_trained(make_model(likelihood=name)), make_images(60, seed=2)
     net = Codec(model).encode(images).net_bits
     torch.manual_seed(0)
     with torch.no_grad():
         draws = [model(images, None).log_weight.sum().item() for _ in range(30)]
     promised = -np.mean(draws) / math.log(2)
-    assert net == pytest.approx(promised, rel=0.01)
+    assert net == pytest.approx(promised, rel=0.005)
 
 
 def test_codes_cost_what_the_prior_says():
