@@ -1,7 +1,5 @@
 """What every likelihood of 8-bit pixels shares: the interface, and the logistic's mass in a bin."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -54,6 +52,43 @@ def log_bin_mass(images: Tensor, mean: Tensor, log_scale: Tensor, edge_bins: boo
     return torch.where(images == 255, -below, inner)
 
 
+@dataclass(frozen=True)
+class Channel:
+    """One colour channel as a coder sees it: at every pixel a mixture of M logistics.
+
+    Attributes:
+        weights, means, scales: (B, M, S, S), or to be broadcast to that; weights sum to 1.
+        edge_bins: False where the 256 masses are to be divided by their sum, since a coder has no
+            use for mass that no pixel takes.
+    """
+
+    weights: Tensor
+    means: Tensor
+    scales: Tensor
+    edge_bins: bool = True
+
+    def below(self, edges: Tensor) -> Tensor:
+        """The mass of the pixel values below each edge.
+
+        Args:
+            edges: whole numbers 0..256, (E,), or (E, B, S, S) where they differ by pixel.
+
+        Returns:
+            (E, B, S, S), rising from 0 at edge 0 to 1 at edge 256.
+        """
+        edges = edges.view(-1, *edges.shape[1:] or (1, 1, 1)).to(self.means.dtype)
+        below = self._unbounded(edges)
+        if self.edge_bins:
+            return torch.where(edges <= 0, 0.0, torch.where(edges >= 256, 1.0, below))
+        low, high = self._unbounded(edges.new_tensor([0.0, 256.0]).view(2, 1, 1, 1))
+        return (below - low) / (high - low)
+
+    def _unbounded(self, edges: Tensor) -> Tensor:
+        """As `below`, of the logistics themselves."""
+        reals = (edges / 256 - 0.5).unsqueeze(2)  # (E, B, 1, S, S)
+        return (self.weights * ((reals - self.means) / self.scales).sigmoid()).sum(2)
+
+
 class Likelihood(nn.Module, ABC):
     """The probability of 8-bit images (B, 3, S, S) given what the decoder outputs.
 
@@ -90,40 +125,3 @@ class Likelihood(nn.Module, ABC):
             parameters: (B, C, S, S), of the precision in which to compute.
             known: uint8 (B, c, S, S), the first c of red, green and blue; c is 0, 1 or 2.
         """
-
-
-@dataclass(frozen=True)
-class Channel:
-    """One colour channel as a coder sees it: at every pixel a mixture of M logistics.
-
-    Attributes:
-        weights, means, scales: (B, M, S, S), or to be broadcast to that; weights sum to 1.
-        edge_bins: False where the 256 masses are to be divided by their sum, since a coder has no
-            use for mass that no pixel takes.
-    """
-
-    weights: Tensor
-    means: Tensor
-    scales: Tensor
-    edge_bins: bool = True
-
-    def below(self, edges: Tensor) -> Tensor:
-        """The mass of the pixel values below each edge.
-
-        Args:
-            edges: whole numbers 0..256, (E,), or (E, B, S, S) where they differ by pixel.
-
-        Returns:
-            (E, B, S, S), rising from 0 at edge 0 to 1 at edge 256.
-        """
-        edges = edges.view(-1, *edges.shape[1:] or (1, 1, 1)).to(self.means.dtype)
-        below = self._unbounded(edges)
-        if self.edge_bins:
-            return torch.where(edges <= 0, 0.0, torch.where(edges >= 256, 1.0, below))
-        low, high = self._unbounded(edges.new_tensor([0.0, 256.0]).view(2, 1, 1, 1))
-        return (below - low) / (high - low)
-
-    def _unbounded(self, edges: Tensor) -> Tensor:
-        """As `below`, of the logistics themselves."""
-        reals = (edges / 256 - 0.5).unsqueeze(2)  # (E, B, 1, S, S)
-        return (self.weights * ((reals - self.means) / self.scales).sigmoid()).sum(2)
