@@ -9,33 +9,27 @@ import torch
 
 from benchmarks.timing import Timing, in_turns
 from rrvqlib.configs import RunConfig, parse_sides
-from rrvqlib.elbo import training_loss
 from rrvqlib.models import build
-from rrvqlib.training import make_optimizer
+from rrvqlib.optimisation.step import Step
 
 BATCH = 16
 CONFIG = RunConfig(
-    pyramid=parse_sides("16*2,8,4"), codes=(64,), channels=32, decoder_input="concat"
+    pyramid=parse_sides("16*2,8,4"),
+    codes=(64,),
+    channels=32,
+    decoder_input="concat",
+    batch_size=BATCH,
 )
 
 
-def step(device: str, bf16: bool):
-    """One step: forward, backward, optimiser; as a function to call."""
+def step(device: str, bf16: bool) -> Step:
+    """One step: images, forward, backward, clipping, optimiser, average; as a function to call."""
     torch.manual_seed(0)
     model = build(CONFIG.model_config).to(device)
-    optimizer = make_optimizer(model, CONFIG)
     images = torch.randint(0, 256, (BATCH, 3, 32, 32), dtype=torch.uint8, device=device)
-    images = images.contiguous(memory_format=torch.channels_last)
-    temperature = torch.ones((), device=device)
-
-    def run() -> None:
-        optimizer.zero_grad()
-        with torch.autocast(device, torch.bfloat16, enabled=bf16):
-            loss = training_loss(model(images, temperature))
-        loss.backward()
-        optimizer.step()
-
-    return run
+    made = Step(model, images, CONFIG, bf16=bf16)
+    made.dials.set((CONFIG.lr, CONFIG.lr), temperature=1.0, kl_weight=1.0)
+    return made
 
 
 def training_step(repeats: int, device: str) -> list[Timing]:

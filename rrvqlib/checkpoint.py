@@ -10,18 +10,26 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
 from rrvqlib.configs import ModelConfig, show_setting
 from rrvqlib.errors import UserError
 from rrvqlib.models import VAE, build
+from rrvqlib.weights import (
+    UNFINISHED,
+    BadWeights,
+    check_weights,
+    read_weights,
+    weight_files,
+    write_weights,
+)
 
 try:
     import fcntl
@@ -29,7 +37,6 @@ except ImportError:  # Windows
     fcntl = None
 
 CHECKPOINT = "checkpoint.safetensors"
-UNFINISHED = ".unfinished-"  # begins the names of files that are being written
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -84,7 +91,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         os.close(handle)
         try:
             write(Path(temporary))
-            with open(temporary, "rb") as written:
+            with open(temporary, "r+b") as written:
                 os.fsync(written.fileno())
             os.chmod(temporary, 0o644)
             os.replace(temporary, target)
@@ -95,7 +102,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write indented JSON atomically; not-a-number is refused."""
     text = json.dumps(value, indent=2, allow_nan=False) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text))
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def cannot_read(path: Path, error: OSError) -> UserError:
@@ -106,7 +113,7 @@ def cannot_read(path: Path, error: OSError) -> UserError:
 def read_json(path: Path) -> Any:
     """Read JSON; raise UserError where the file is missing, damaged or out of reach."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} is missing; is {path.parent} the folder of a run?") from None
     except OSError as error:
@@ -198,7 +205,7 @@ def load_state(path: Path) -> dict[str, Any]:
     """
     try:
         with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
             metadata = file.metadata()
         tree = metadata["tree"]
         # Checkpoints of earlier versions have no checksum.
@@ -209,34 +216,48 @@ def load_state(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path} is missing: there is nothing to resume; train without --resume"
         ) from None
-    except (SafetensorError, LookupError, TypeError, ValueError, AttributeError, OSError) as error:
+    except (
+        SafetensorError,
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        OSError,
+        RecursionError,
+    ) as error:
         raise UserError(
             f"{path} is damaged or no checkpoint ({error}); delete it and train anew, or copy it"
             " again"
         ) from None
 
 
-def save_model(model: VAE, directory: Path) -> None:
-    """Write config.json and model.safetensors as `save_pretrained` does, but each atomically."""
-    with (
-        writing(directory),
-        tempfile.TemporaryDirectory(dir=directory, prefix=UNFINISHED) as temporary,
-    ):
+def save_model(model: VAE, directory: Path, dtype: str = "float32", shard_mb: float = 5000) -> None:
+    """Write config.json and the weights, each file whole or not at all.
+
+    Args:
+        model: on any device.
+        directory: exists.
+        dtype: of the weights in the files, float32 or float16.
+        shard_mb: megabytes that a file of weights may hold; larger models become shards.
+
+    Raises:
+        UserError: the files cannot be written, or float16 cannot hold a weight.
+    """
+    with writing(directory):
         try:
-            model.save_pretrained(temporary)
+            write_weights(model.state_dict(), directory, getattr(torch, dtype), shard_mb)
         except SafetensorError as error:  # hides the operating system's own error
             raise UserError(
                 f"cannot write the weights to {directory} ({error}); free some disk space and try"
                 " again (a training goes on with --resume)"
             ) from None
-        for name in ("config.json", "model.safetensors"):  # no README.md: not a model card
-            file = Path(temporary) / name
-            os.chmod(file, 0o644)
-            os.replace(file, directory / name)
+        except BadWeights as error:
+            raise UserError(f"{error}; train anew in another --out, with a lower --lr") from None
+    write_json(directory / "config.json", asdict(model.config))
 
 
 def load_model(directory: str | Path) -> VAE:
-    """The model of a run folder, ready to evaluate.
+    """The model of a run folder, in float32, ready to evaluate.
 
     Raises:
         UserError: a file is missing, damaged, or does not fit the other.
@@ -244,20 +265,19 @@ def load_model(directory: str | Path) -> VAE:
     directory = Path(directory)
     path = directory / "config.json"
     config = read_settings(ModelConfig, read_json(path), path)
-    weights = directory / "model.safetensors"
-    if not weights.exists():
-        raise UserError(f"{weights} is missing; train the run again, or copy the file beside it")
     try:
-        # As `from_pretrained` does, but that would also take a file that lacks some weights.
-        model = build(config)
-        model.load_state_dict(load_file(weights), strict=True)
-        if not all(tensor.isfinite().all() for tensor in model.state_dict().values()):
-            raise ValueError("it holds numbers that are not finite")
-    except (SafetensorError, RuntimeError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
+        weights = read_weights(directory)
+    except BadWeights as error:
+        raise UserError(f"{error}; train the run again, or copy the files anew") from None
+    try:
+        check_weights(weights, lambda: build(config))
+    except BadWeights as error:
         raise UserError(
-            f"{weights} is damaged or not of this model ({reason}); copy it anew, or train again"
+            f"{weight_files(directory)[0]} is not of this model ({error}); copy it anew, or train"
+            " again"
         ) from None
+    model = build(config)
+    model.load_state_dict(weights, strict=True)
     return model.eval()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import fields
@@ -31,6 +32,8 @@ PARSERS: dict[str, tuple[Callable, str]] = {
     "str": (str, "text"),
     "Sides": (parse_sides, "whole numbers such as 16*4,8,4"),
 }
+
+RANK_0_SECONDS = 3.0
 
 METAVARS = {"int": "N", "float": "X", "bool": "true|false", "str": "TEXT", "Sides": "N,N,..."}
 
@@ -74,8 +77,8 @@ def add_run_arguments(parser: argparse.ArgumentParser, with_data: bool) -> None:
     parser.add_argument(
         "--device",
         default="auto",
-        choices=("auto", "cpu", "cuda"),
-        help="where to compute (default: cuda where there is a GPU)",
+        choices=("auto", "cpu", "cuda", "mps"),
+        help="where to compute (default: cuda or mps where there is a GPU)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the samples (default: 0)")
     if with_data:
@@ -95,8 +98,46 @@ def add_run_arguments(parser: argparse.ArgumentParser, with_data: bool) -> None:
         )
 
 
+def add_force(parser: argparse.ArgumentParser) -> None:
+    """The flag of all commands that write files of a name that the user chose."""
+    parser.add_argument("--force", action="store_true", help="replace files that exist")
+
+
+def check_new(path: Path, force: bool) -> None:
+    """Before long work, make sure that its result would replace nothing.
+
+    Raises:
+        UserError: there is something of this name, be it a link that leads nowhere, and the user
+            has not given --force.
+    """
+    if os.path.lexists(path) and not force:
+        raise UserError(f"{path} exists; choose another --out, or add --force to replace it")
+
+
+def check_range(name: str, value: int, least: int, most: int, reason: str) -> None:
+    """Make sure that a number of the user's lies in a range; `reason` says what its end is."""
+    if value < least:
+        raise UserError(f"--{name} {value}: must be at least {least}")
+    if value > most:
+        raise UserError(f"--{name} {value}: must be at most {most}, what {reason}")
+
+
+def printable(text: str) -> str:
+    """Text without what a terminal would obey: names may hold escape sequences."""
+    return "".join(
+        c if c.isprintable() or c in " \n" else c.encode("unicode_escape").decode() for c in text
+    )
+
+
+def say(text: str, error: bool = False) -> None:
+    """Print, whatever characters the terminal knows; on standard error if `error`."""
+    stream = sys.stderr if error else sys.stdout
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    print(printable(text).encode(encoding, "backslashreplace").decode(encoding), file=stream)
+
+
 def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> None:
-    """Call `main(argv)`; what the user can mend becomes one line and exit code 2."""
+    """Call `main(argv)`; what the user can fix becomes one line and exit code 2."""
     if sys.stderr is None:  # closed by the shell; progress bars expect one
         sys.stderr = open(os.devnull, "w")
     try:
@@ -106,6 +147,9 @@ def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None
             if sys.stdout is not None:
                 sys.stdout.flush()  # here, where what goes wrong is still told in a line
     except UserError as error:
+        if os.environ.get("RANK", "0") != "0":
+            # Most likely the first process says the same, and torchrun then ends this one.
+            time.sleep(RANK_0_SECONDS)
         fail(str(error))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -121,6 +165,11 @@ def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None
             fail(f"cannot read or write ({error.strerror}); check the disk and where output goes")
         fail(f"cannot read or write {error.filename}: {error.strerror}; choose another path")
     except (MemoryError, RuntimeError) as error:
+        if is_lost_peer(error):
+            fail(
+                "another process of this run has died, or its machine is gone; start all of them"
+                " again with --resume"
+            )
         if not isinstance(error, MemoryError) and not is_out_of_memory(error):
             raise
         fail(
@@ -136,6 +185,13 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     return any(text in str(error) for text in texts)
 
 
+def is_lost_peer(error: Exception) -> bool:
+    """Whether torch.distributed says that a process of the run does not answer."""
+    texts = ("Connection closed by peer", "Connection reset by peer", "Broken pipe",
+             "remote process exited", "Socket closed", "Timed out waiting")  # fmt: skip
+    return "WORLD_SIZE" in os.environ and any(text in str(error) for text in texts)
+
+
 def drop_output() -> None:
     """Send standard output nowhere, or Python would try to write the rest when it exits."""
     with suppress(AttributeError, OSError):  # closed, or a notebook's
@@ -143,6 +199,6 @@ def drop_output() -> None:
 
 
 def fail(message: str) -> None:
-    """Print the message to standard error and leave with exit code 2."""
-    print(f"error: {message}", file=sys.stderr)
+    """Print the message to standard error, in one line, and leave with exit code 2."""
+    say("error: " + message.replace("\n", " "), error=True)
     raise SystemExit(2)

@@ -24,11 +24,13 @@ from rrvqlib.likelihoods import pixels_to_reals, reals_to_pixels
 from rrvqlib.likelihoods.base import Channel
 from rrvqlib.models import VAE
 from rrvqlib.models.hierarchy import HierarchicalVAE
+from rrvqlib.pixels import check_pixels
 
 FREQUENCY_BITS = 16
 NIBBLE = 16
 WORD = np.dtype("<u4")
 DECODE_REMEDY = "decode with the model and the versions that wrote the file"
+FOREIGN = f"these bits do not decode with this model; {DECODE_REMEDY}"
 MARGIN = 4  # words of initial bits kept below the lowest that was touched: the coder's head
 
 
@@ -80,7 +82,10 @@ class Stack:
                 "compression needs constriction; run: pip install constriction"
             ) from None
         AnsCoder = stream.stack.AnsCoder
-        self._coder = AnsCoder() if words is None else AnsCoder(words, seal=initial)
+        try:
+            self._coder = AnsCoder() if words is None else AnsCoder(words, seal=initial)
+        except ValueError:  # the last word is never 0
+            raise UserError(FOREIGN) from None
         self._family = stream.model.Categorical(perfect=False)
 
     def push(self, symbols: Tensor, p: Tensor) -> None:
@@ -100,6 +105,11 @@ class Stack:
     @property
     def bits(self) -> int:
         return self._coder.num_valid_bits()
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """Words below the coder's head, and the head: the same if nothing was popped in between."""
+        return self._coder.pos()
 
     def words(self, initial: bool = False) -> np.ndarray:
         """Everything on the stack, uint32; `initial` undoes a start from arbitrary bits."""
@@ -164,6 +174,12 @@ class Codec:
     def _prior(layer: TopDownLayer, state: Tensor) -> Tensor:
         return layer.latent.log_prior(layer.prior(state))[0].flatten(0, 1).exp()
 
+    def _checked(self, image: Tensor) -> Tensor:
+        """uint8 (3, S, S) -> (1, 3, S, S) on the CPU."""
+        batch = image.unsqueeze(0).cpu()
+        check_pixels(batch, self.model.config.image_size)
+        return batch
+
     def _features(self, image: Tensor) -> list[Tensor]:
         return self.model.bottom_up(pixels_to_reals(image).double())
 
@@ -210,11 +226,10 @@ class Codec:
     def _initial_words(self) -> np.ndarray:
         """Arbitrary but known bits to begin with: after decoding they must be there again.
 
-        A sample of the first image's posterior pops some log2 K bits a variable, seldom more.
+        A sample of the first image's posterior pops at most `FREQUENCY_BITS` a variable; what was
+        not touched is not kept.
         """
-        config = self.model.config
-        grids = zip(config.pyramid, config.codes_per_layer, strict=True)
-        count = int(1.5 * sum(side**2 * np.log2(codes) for side, codes in grids) / 32) + 64
+        count = FREQUENCY_BITS * self.model.config.latent_variables // 32 + 64
         return np.frombuffer(hashlib.shake_256(b"rrvqlib").digest(4 * count), WORD)
 
     def _push_image(self, stack: Stack, image: Tensor) -> int:
@@ -246,25 +261,31 @@ class Codec:
             return codes[index]
 
         image = self._pop_pixels(stack, self._descend(from_prior))
+        if len(stack) < MARGIN:  # `encode` has kept as many below the lowest point
+            raise UserError(FOREIGN)
         features = self._features(image)
         for index, layer in enumerate(self.model.top_down.layers):  # l = 1 was popped last
             stack.push(codes[index], self._posterior(layer, features[index], above[index]))
         return image
 
     def encode(self, images: Iterable[Tensor]) -> Coded:
-        """Code uint8 images (3, S, S) without loss, in one chain."""
+        """Code uint8 images (3, S, S) without loss, in one chain.
+
+        Raises:
+            UserError: an image is not of this kind or size.
+        """
         stack = Stack(self._initial_words(), initial=True)
         before, fewest = stack.bits, len(stack)
         with _reproducible():
             for image in images:
-                fewest = min(fewest, self._push_image(stack, image.unsqueeze(0)))
+                fewest = min(fewest, self._push_image(stack, self._checked(image)))
         unused = max(0, fewest - MARGIN)
         return Coded(stack.words()[unused:], stack.bits - before, before - 32 * unused)
 
     def decode(
-        self, words: np.ndarray, count: int, done: Callable[[], object] = bool
+        self, words: np.ndarray, count: int, done: Callable[[Tensor], object] = id
     ) -> list[Tensor]:
-        """The images (3, S, S) of `encode`, in order; `done` is called after each.
+        """The images (3, S, S) of `encode`, in order; `done` is called with each, the last first.
 
         Raises:
             UserError: the words are not what `encode` of this model wrote.
@@ -273,13 +294,13 @@ class Codec:
         with _reproducible():
             for _ in range(count):
                 images.append(self._pop_image(stack)[0])
-                done()
+                done(images[-1])
         try:
             left = stack.words(initial=True)
         except (ValueError, AssertionError):  # how the coder says that it does not fit
             left = np.zeros(0, np.uint32)
         if not len(left) or not np.array_equal(left, self._initial_words()[-len(left) :]):
-            raise UserError(f"these bits do not decode with this model; {DECODE_REMEDY}")
+            raise UserError(FOREIGN)
         return images[::-1]
 
     # With loss: the most probable codes of the topmost layers, the prior's mode below.
@@ -289,11 +310,16 @@ class Codec:
 
         Returns:
             The chain, and the images (3, S, S) that the decoder will see.
+
+        Raises:
+            UserError: an image is not uint8 (3, S, S), or there are not so many layers.
         """
+        if not 1 <= layers <= self.layers:
+            raise UserError(f"{layers} layers: this model has 1 to {self.layers}")
         stack, seen = Stack(), []
         with _reproducible():
             for image in images:
-                seen.append(self._push_codes(stack, image.unsqueeze(0), layers)[0])
+                seen.append(self._push_codes(stack, self._checked(image), layers)[0])
         return Coded(stack.words(), stack.bits, 0), seen
 
     def _push_codes(self, stack: Stack, image: Tensor, layers: int) -> Tensor:
@@ -319,10 +345,14 @@ class Codec:
         return reals_to_pixels(self.model.likelihood.mean(parameters))
 
     def decode_codes(
-        self, words: np.ndarray, count: int, layers: int, done: Callable[[], object] = bool
+        self, words: np.ndarray, count: int, layers: int, done: Callable[[Tensor], object] = id
     ) -> list[Tensor]:
-        """The images of `encode_codes`, in order; `done` is called after each."""
-        stack, images = Stack(words), []
+        """The images of `encode_codes`, in order; `done` is called with each, the last first.
+
+        Raises:
+            UserError: the words are no stack's.
+        """
+        stack, images, alike = Stack(words), [], False
 
         def choose(index: int, state: Tensor) -> Tensor:
             p = self._prior(self.model.top_down.layers[index], state)
@@ -330,6 +360,9 @@ class Codec:
 
         with _reproducible():
             for _ in range(count):
-                images.append(self._seen(self._descend(choose))[0])
-                done()
+                # What took nothing from the stack comes again and again: an empty one gives code 0.
+                before = stack.position
+                images.append(images[-1] if alike else self._seen(self._descend(choose))[0])
+                alike = stack.position == before
+                done(images[-1])
         return images[::-1]

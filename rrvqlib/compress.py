@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +12,10 @@ from rrvqlib import cli
 from rrvqlib.errors import UserError
 
 if TYPE_CHECKING:
-    from PIL import Image
     from torch import Tensor
+
+    from rrvqlib.codec import Codec
+    from rrvqlib.container import Container
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -28,6 +30,7 @@ def make_parser() -> argparse.ArgumentParser:
     decode = commands.add_parser("decode", help="a file -> images")
     for command in (encode, decode):
         command.add_argument("model", type=Path, metavar="MODEL", help="folder of a run")
+        cli.add_force(command)
     encode.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="picture files")
     encode.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write")
     encode.add_argument(
@@ -52,43 +55,24 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def read_image(path: Path) -> Tensor:
-    """A picture file as uint8 (3, H, W), upright.
+def read_exactly(path: Path) -> Tensor:
+    """A picture file as uint8 (3, H, W), upright; what it drops besides pixels is said.
 
     Raises:
-        UserError: it cannot be read, or the file would not give back all that is in it.
+        UserError: it cannot be read, or these pixels are not all that it shows.
     """
-    import numpy as np
     import torch
-    from PIL import Image, ImageOps
 
-    try:
-        with Image.open(path) as file:
-            lost = what_is_lost(file)
-            picture = ImageOps.exif_transpose(file).convert("RGB")
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; name a picture file") from None
-    # Each of Pillow's decoders raises its own kinds on a damaged file.
-    except Exception as error:
-        raise UserError(f"{path} cannot be read as a picture ({error}); name another") from None
-    if lost:
+    from rrvqlib.reader import read_picture
+
+    picture = read_picture(path)
+    if picture.lost:
+        lost = ", ".join(picture.lost)
         raise UserError(f"{path} has {lost}; convert it to one opaque 8-bit RGB picture first")
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-
-
-def what_is_lost(file: Image.Image) -> str:
-    """What in a picture just opened has no place among 8-bit RGB pixels; empty if nothing."""
-    from rrvqlib.data import has_deep_pixels
-
-    if has_deep_pixels(file):
-        return "more than 8 bits per pixel and channel"
-    if file.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA"):
-        return f"colours of the kind {file.mode}"
-    if getattr(file, "n_frames", 1) > 1:
-        return f"{file.n_frames} frames"
-    if file.has_transparency_data and file.convert("RGBA").getextrema()[3][0] < 255:
-        return "transparent pixels"
-    return ""
+    if picture.dropped:
+        dropped = ", ".join(picture.dropped)
+        cli.say(f"{path}: every pixel is kept; {dropped} is not", error=True)
+    return torch.from_numpy(picture.pixels).permute(2, 0, 1)
 
 
 def encode(args: argparse.Namespace) -> None:
@@ -97,10 +81,10 @@ def encode(args: argparse.Namespace) -> None:
     from rrvqlib.checkpoint import check_writable, load_model, write_atomically
     from rrvqlib.codec import Codec
     from rrvqlib.container import (
-        MAGIC,
         MAX_SIDE,
         Container,
         Entry,
+        count_tiles,
         cut,
         fingerprint,
         join,
@@ -108,13 +92,8 @@ def encode(args: argparse.Namespace) -> None:
         pixel_digest,
     )
 
+    cli.check_new(args.out, args.force)
     check_writable(args.out)
-    if args.out.is_file():  # a slip such as `--out a.png b.png` must not cost a picture
-        with args.out.open("rb") as file:
-            if file.read(len(MAGIC)) not in (MAGIC, b""):
-                raise UserError(
-                    f"{args.out} was not written by rrvqlib.compress; choose another --out"
-                )
     model = load_model(args.model)
     codec, side = Codec(model), model.config.image_size
     layers = codec.layers if args.layers is None else args.layers
@@ -122,24 +101,28 @@ def encode(args: argparse.Namespace) -> None:
         raise UserError(f"--layers {layers}: this model has 1 to {codec.layers}")
     if args.layers is not None and not args.lossy:
         raise UserError("--layers keeps a part of the codes; add --lossy")
-    images = [read_image(path) for path in args.images]
-    for path, image in zip(args.images, images, strict=True):
-        if max(image.shape) > MAX_SIDE:
+    images: list[Tensor] = []
+    entries: list[Entry] = []
+    for path in args.images:
+        images.append(read_exactly(path))
+        _, height, width = images[-1].shape
+        if max(height, width) > MAX_SIDE:
             raise UserError(f"{path} is longer than {MAX_SIDE} pixels; cut it in two")
-    entries = tuple(
-        Entry(path.name, image.shape[2], image.shape[1])
-        for path, image in zip(args.images, images, strict=True)
-    )
+        entries.append(Entry(path.name, width, height))
+        try:
+            count_tiles(entries, side)
+        except ValueError as error:
+            raise UserError(f"{error} up to {path}; write several files") from None
     tiles = [tile for image in images for tile in cut(image, side)]
     bar = tqdm(tiles, desc="encoding", unit="tile", disable=None)
     if args.lossy:
         coded, seen = codec.encode_codes(bar, layers)
         decoded = join(seen, entries)
     else:
-        coded, decoded = codec.encode(bar), images
+        coded, seen, decoded = codec.encode(bar), tiles, iter(images)
     mode = "lossy" if args.lossy else "lossless"
-    marks = fingerprint(model), pixel_digest(decoded)
-    data = pack(Container(mode, layers, side, *marks, entries, coded.words))
+    marks = fingerprint(model), pixel_digest(entries, seen), pixel_digest((), seen[-1:])
+    data = pack(Container(mode, layers, side, *marks, tuple(entries), coded.words))
     write_atomically(args.out, lambda temporary: temporary.write_bytes(data))
     dims = sum(image.numel() for image in images)
     plural = "image" if len(images) == 1 else "images"
@@ -149,61 +132,67 @@ def encode(args: argparse.Namespace) -> None:
         pairs = zip(images, decoded, strict=True)
         error = sum((a.float() - b.float()).square().sum().item() for a, b in pairs)
         quality = 10 * math.log10(255**2 * dims / error) if error else math.inf
-        print(f"{text}, {quality:.1f} dB PSNR with {layers} of {codec.layers} layers")
+        cli.say(f"{text}, {quality:.1f} dB PSNR with {layers} of {codec.layers} layers")
     else:
-        print(f"{text}; net {coded.net_bits / dims:.3f}, and {coded.initial_bits} initial bits")
+        cli.say(f"{text}; net {coded.net_bits / dims:.3f}, and {coded.initial_bits} initial bits")
 
 
 def decode(args: argparse.Namespace) -> None:
-    from tqdm import tqdm
-
     from rrvqlib.checkpoint import load_model, prepare_directory
-    from rrvqlib.codec import DECODE_REMEDY, Codec
-    from rrvqlib.container import fingerprint, join, pixel_digest, unpack
+    from rrvqlib.codec import Codec
+    from rrvqlib.container import check_model, output_names, read_file, unpack
     from rrvqlib.pictures import write_png
 
-    try:
-        data = args.file.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {args.file} ({error.strerror}); name another file") from None
-    container = unpack(data, str(args.file))
+    source = str(args.file)
+    container = unpack(read_file(args.file), source)
     model = load_model(args.model)
-    if fingerprint(model) != container.model:
-        raise UserError(f"{args.file} was written with another model; name that one's folder")
-    stems = [Path(entry.name).stem for entry in container.entries]
-    names: list[str] = []
-    for n, stem in enumerate(stems, start=1):
-        name = stem if stems.count(stem) == 1 else f"{stem}-{n}"
-        # Some systems take A.png and a.png for one file.
-        while f"{name}.png".casefold() in (other.casefold() for other in names):
-            name += f"-{n}"
-        names.append(f"{name}.png")
+    check_model(container, model, source)
+    names = output_names(container.entries)
+    paths = [args.out / name for name in names]
+    for path in paths:
+        cli.check_new(path, args.force)
     prepare_directory(args.out)
-    for name in names:
-        if (args.out / name).exists():
-            raise UserError(f"{args.out / name} exists; choose another --out")
-    codec = Codec(model)
-    with tqdm(total=container.tiles, desc="decoding", unit="tile", disable=None) as bar:
-        if container.mode == "lossy":
-            tiles = codec.decode_codes(
-                container.words, container.tiles, container.layers, bar.update
-            )
-        else:
-            tiles = codec.decode(container.words, container.tiles, bar.update)
-    images = join(tiles, container.entries)
-    if pixel_digest(images) != container.pixels:
-        # Intact file, right model: then this machine's arithmetic is not that of the writer.
-        raise UserError(f"{args.file} comes out otherwise than it went in; {DECODE_REMEDY}")
     written = []
     try:
-        for name, image in zip(names, images, strict=True):
-            write_png(args.out / name, image)
-            written.append(args.out / name)
+        for path, image in zip(paths, decode_images(container, Codec(model), source), strict=True):
+            new = not path.exists()
+            write_png(path, image)
+            written += [path] if new else []
     except BaseException:  # a full disk: some pictures alone would stand in the next try's way
         for path in written:
             path.unlink(missing_ok=True)
         raise
-    print(f"{args.out}: {', '.join(names)}")
+    cli.say(f"{args.out}: {', '.join(names)}")
+
+
+def decode_images(container: Container, codec: Codec, source: str) -> Iterator[Tensor]:
+    """The images of a file, uint8 (3, H, W), once all of them were found to be right.
+
+    Raises:
+        UserError: they are not those that were written.
+    """
+    from tqdm import tqdm
+
+    from rrvqlib.codec import DECODE_REMEDY
+    from rrvqlib.container import join, pixel_digest
+
+    # Intact file, right model: then this machine's arithmetic is not that of the writer.
+    other = UserError(f"{source} comes out otherwise than it went in; {DECODE_REMEDY}")
+    expected = [container.first]
+    with tqdm(total=container.tiles, desc="decoding", unit="tile", disable=None) as bar:
+
+        def done(tile: Tensor) -> None:
+            if expected and pixel_digest((), [tile]) != expected.pop():
+                raise other
+            bar.update()
+
+        if container.mode == "lossy":
+            tiles = codec.decode_codes(container.words, container.tiles, container.layers, done)
+        else:
+            tiles = codec.decode(container.words, container.tiles, done)
+    if pixel_digest(container.entries, tiles) != container.pixels:
+        raise other
+    yield from join(tiles, container.entries)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -13,6 +13,11 @@ from rrvqlib.errors import UserError
 
 Sides = tuple[int, ...]
 
+# Beyond these a network would not be built in an hour, or fit into any memory; a foreign
+# config.json may ask for them.
+MAX_LAYERS, MAX_BLOCKS, MAX_WIDTH, MAX_SIDE = 1000, 1000, 65_536, 8192
+MAX_LR = 1.0
+
 
 def setting(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any:
     """A dataclass field with the text and the choices that `--help` shows."""
@@ -25,7 +30,7 @@ def parse_sides(text: str) -> Sides:
     for part in text.replace(" ", "").split(","):
         side, star, times = part.partition("*")
         count = int(times) if star else 1
-        if count < 1:
+        if not 1 <= count <= MAX_LAYERS:
             raise ValueError(part)
         sides += [int(side)] * count
     return tuple(sides)
@@ -44,7 +49,7 @@ class ModelConfig:
     latent: str = setting(
         "codebook",
         "latents of a hierarchy: codebook (RRVQ), gaussian (hierarchical Spatial-VAE), nearest"
-        " (VQ-VAE-2) or binary (FouST)",
+        " (VQ-VAE-2) or binary (bits, trained by the trapezoid rule)",
         ("codebook", "gaussian", "nearest", "binary"),
     )
     image_size: int = setting(32, "side of the images in pixels")
@@ -69,7 +74,7 @@ class ModelConfig:
     covariance: str = setting(
         "isotropic",
         "of codes: isotropic (correct normaliser), diagonal, as_printed (Eq 6), fixed (Eq 2),"
-        " shared (one for all codes: SQ-VAE)",
+        " shared (SQ-VAE: one for all codes, and its Gaussian term in training)",
         ("isotropic", "diagonal", "as_printed", "fixed", "shared"),
     )
     prior: str = setting(
@@ -147,14 +152,22 @@ class ModelConfig:
         ):
             require(self, name, getattr(self, name) >= 1, "at least 1")
         require(self, "ladder_blocks", self.ladder_blocks >= 0, "0 or more")
-        require(self, "init_scale", self.init_scale > 0, "above 0")
+        for name in ("blocks", "ladder_blocks", "prior_blocks"):
+            require(self, name, getattr(self, name) <= MAX_BLOCKS, f"at most {MAX_BLOCKS}")
+        for name in ("channels", "code_size", "prior_channels", "samples"):
+            require(self, name, getattr(self, name) <= MAX_WIDTH, f"at most {MAX_WIDTH}")
+        stacked = self.layers * (self.blocks + 3 * self.ladder_blocks)
+        most = 10 * MAX_BLOCKS
+        require(self, "blocks", stacked <= most, f"fewer: more than {most} blocks in all layers")
+        require(self, "init_scale", 0 < self.init_scale <= 100, "above 0, at most 100")
         require(
             self,
             "codes",
             len(self.codes) in (1, len(self.pyramid)),
             f"one number or one for each of the {len(self.pyramid)} layers of the pyramid",
         )
-        require(self, "codes", min(self.codes) >= 1, "at least 1")
+        good = 1 <= min(self.codes) and max(self.codes) <= MAX_WIDTH
+        require(self, "codes", good, f"at least 1, at most {MAX_WIDTH}")
         require(self, "samples", self.samples >= 2, "at least 2")
         require(
             self,
@@ -169,6 +182,9 @@ class ModelConfig:
 
     def _check_pyramid(self) -> None:
         sides = (self.image_size, *self.pyramid)
+        most = f"at most {MAX_SIDE}"
+        require(self, "image_size", self.image_size <= MAX_SIDE, most)
+        require(self, "pyramid", len(self.pyramid) <= MAX_LAYERS, f"at most {MAX_LAYERS} layers")
         good = min(sides) >= 1 and len(self.pyramid) >= 1 and self.image_size >= 2
         require(self, "pyramid", good, "at least one layer, sides of 1 or more")
         for below, above in zip(sides, sides[1:], strict=False):
@@ -256,6 +272,12 @@ class RunConfig(ModelConfig):
         "photos", "photos, swatches, cifar10, svhn, celeba, folder:PATH or npz:PATH"
     )
     data_dir: str = setting("data", "where downloaded data sets are kept")
+    select_on: str = setting(
+        "validation",
+        "what the schedule watches: validation images, or the test images, as the paper does; then"
+        " all others are trained on, and the test score has had a say in itself",
+        ("validation", "test"),
+    )
     seed: int = setting(0, "of initialisation, order and noise")
     start_from: str = setting(
         "",
@@ -263,7 +285,12 @@ class RunConfig(ModelConfig):
         " with --second_stage, the run of the first",
     )
 
-    steps: int = setting(1000, "optimiser steps")
+    steps: int = setting(1000, "optimiser steps; with --seconds, the length of the schedules alone")
+    seconds: float = setting(
+        0.0,
+        "train by the clock: all schedules follow the time, and the run is scored when it is up;"
+        " 0: by steps",
+    )
     batch_size: int = setting(64, "images per step, global: shared by all processes")
     optimizer: str = setting("adamax", "adamax or adam", ("adamax", "adam"))
     lr: float = setting(8e-3, "learning rate of the networks at the start (after warm-up)")
@@ -280,7 +307,9 @@ class RunConfig(ModelConfig):
     )
     lr_min: float = setting(5e-5, "learning rate at the end")
     plateau_patience: int = setting(
-        20, "evaluations without a better validation ELBO before lr falls (schedule plateau)"
+        20,
+        "evaluations in a row without a better validation ELBO after which lr falls (schedule"
+        " plateau)",
     )
     max_grad_norm: float = setting(
         1.0, "gradients of the loss in bits per dim are clipped to this norm; 0: off"
@@ -311,14 +340,29 @@ class RunConfig(ModelConfig):
     iw_k: int = setting(100, "samples per image of the importance-weighted bound; 0: off")
     iw_images: int = setting(500, "first test images it is computed on")
 
-    device: str = setting("auto", "auto, cpu or cuda", ("auto", "cpu", "cuda"))
-    precision: str = setting("fp32", "fp32, or bf16 autocast", ("fp32", "bf16"))
+    device: str = setting(
+        "auto",
+        "auto (a GPU where there is one), cpu, cuda or mps",
+        ("auto", "cpu", "cuda", "mps"),
+    )
+    precision: str = setting(
+        "fp32",
+        "of the networks in training: fp32, bf16 (autocast), or auto: bf16 where a GPU has it",
+        ("auto", "fp32", "bf16"),
+    )
     compile: bool = setting(False, "torch.compile the layers, those of one kind once")
-    cuda_graphs: bool = setting(
-        False, "with compile: all layers as one CUDA graph; minutes to compile"
+    cuda_graphs: str = setting(
+        "auto",
+        "record the whole step once and replay it; auto: on a GPU, with one process and without"
+        " grad_accumulation",
+        ("auto", "true", "false"),
     )
     channels_last: bool = setting(True, "memory layout of images and convolutions")
     grad_accumulation: int = setting(1, "micro-batches per step, when memory is short")
+    weights_dtype: str = setting(
+        "float32", "of the weights that a finished run writes", ("float32", "float16")
+    )
+    shard_mb: int = setting(5000, "megabytes that a file of these weights may hold")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -330,11 +374,16 @@ class RunConfig(ModelConfig):
             "grad_accumulation",
             "plateau_patience",
             "max_skipped",
+            "shard_mb",
         ):
             require(self, name, getattr(self, name) >= 1, "at least 1")
         for name in ("lr", "codebook_lr_factor", "temperature", "temperature_end"):
             require(self, name, getattr(self, name) > 0, "above 0")
+        # AdaMax and Adam move every weight by about lr a step, and weights are below 1.
+        require(self, "lr", self.lr <= MAX_LR, f"at most {MAX_LR:g}, the size of a weight")
+        require(self, "codebook_lr_factor", self.codebook_lr_factor <= 1e4, "at most 10000")
         for name in (
+            "seconds",
             "lr_warmup",
             "lr_min",
             "max_grad_norm",
@@ -373,14 +422,8 @@ class RunConfig(ModelConfig):
         require(
             self,
             "cuda_graphs",
-            self.compile or not self.cuda_graphs,
-            "used together with --compile true",
-        )
-        require(
-            self,
-            "cuda_graphs",
-            self.grad_accumulation == 1 or not self.cuda_graphs,
-            "false with --grad_accumulation, whose first gradients a replayed graph overwrites",
+            self.grad_accumulation == 1 or self.cuda_graphs != "true",
+            "auto or false with --grad_accumulation",
         )
         by_batch = self.free_nats > 0 or self.model == "vqvae" or self.latent == "nearest"
         require(

@@ -1,9 +1,13 @@
-"""Coded images <-> one file: versioned, with the model's fingerprint and two checksums.
+"""Coded images <-> one file: versioned, with the model's fingerprint and digests of the pixels.
 
 Layout, little-endian: magic `RRVQ`, version, mode (0 lossless, 1 lossy), layers kept, side of the
-tiles; fingerprint of the model (8 bytes); digest of the decoded pixels (8); number of images and
+tiles; fingerprint of the model (8 bytes); digest of the decoded images (8) and of the tile that is
+decoded first (8), which tells a wrong file or machine before the long work; number of images and
 of 32-bit words; for each image width, height, length of its name, name; the words; a digest of
 everything before (8).
+
+The digests are no signatures: whoever makes a file can make them fit. So nothing that a file says
+of itself is believed before it was checked against the file's length and the model.
 """
 
 from __future__ import annotations
@@ -11,23 +15,37 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from rrvqlib.errors import UserError
 from rrvqlib.models import VAE
+from rrvqlib.pixels import MAX_PIXELS
 
-MAGIC, VERSION = b"RRVQ", 1
+MAGIC, VERSION = b"RRVQ", 2
 MODES = ("lossless", "lossy")
-HEAD = struct.Struct("<4sBBHH8s8sII")
+HEAD = struct.Struct("<4sBBHH8s8s8sII")
 ENTRY = struct.Struct("<IIH")
 DIGEST = 8
 MAX_SIDE = 1 << 20
+MAX_TILES = 1 << 17  # of all images; more would take hours, at some 30 ms each
+MAX_BYTES = 8 * MAX_PIXELS  # a picture that the model finds most unlikely takes some 6 a pixel
+STEM_BYTES = 200  # of a name: an ending and a number still fit into the 255 of most systems
+# Names of devices on Windows, whatever their ending.
+DEVICES = {
+    "con",
+    "prn",
+    "aux",
+    "nul",
+    *(f"{port}{n}" for port in ("com", "lpt") for n in range(10)),
+}
 
 
 @dataclass(frozen=True)
@@ -37,6 +55,10 @@ class Entry:
     name: str
     width: int
     height: int
+
+    def grid(self, side: int) -> tuple[int, int]:
+        """Rows and columns of tiles."""
+        return -(-self.height // side), -(-self.width // side)
 
 
 @dataclass(frozen=True)
@@ -48,7 +70,8 @@ class Container:
         layers: how many of the topmost layers are kept; all of them when lossless.
         tile: side of the tiles, the model's image size.
         model: fingerprint of the model that wrote it.
-        pixels: digest of the images that come out.
+        pixels: `pixel_digest` of all that comes out.
+        first: `pixel_digest` of the tile that is decoded first, the last of all.
         entries: one for each image.
         words: uint32, of the coder.
     """
@@ -58,16 +81,30 @@ class Container:
     tile: int
     model: bytes
     pixels: bytes
+    first: bytes
     entries: tuple[Entry, ...]
     words: np.ndarray
 
     @property
     def tiles(self) -> int:
         """How many tiles all images are cut into."""
-        return sum(-(-e.width // self.tile) * -(-e.height // self.tile) for e in self.entries)
+        return count_tiles(self.entries, self.tile)
 
 
-def digest(*parts: bytes) -> bytes:
+def count_tiles(entries: Iterable[Entry], side: int) -> int:
+    """How many tiles of one side all images are cut into.
+
+    Raises:
+        ValueError: more than one file holds.
+    """
+    grids = (entry.grid(side) for entry in entries)
+    tiles = sum(rows * columns for rows, columns in grids)
+    if tiles > MAX_TILES or tiles * side**2 > MAX_PIXELS:
+        raise ValueError(f"more than {MAX_TILES} tiles or {MAX_PIXELS} pixels")
+    return tiles
+
+
+def digest(*parts: bytes | memoryview) -> bytes:
     sha = hashlib.sha256()
     for part in parts:
         sha.update(part)
@@ -81,18 +118,51 @@ def fingerprint(model: VAE) -> bytes:
     return digest(json.dumps(asdict(model.config), sort_keys=True).encode(), *weights)
 
 
-def pixel_digest(images: list[Tensor]) -> bytes:
-    """Of uint8 images (3, H, W)."""
-    return digest(*(image.numpy().tobytes() for image in images))
+def pixel_digest(entries: Iterable[Entry], tiles: Sequence[Tensor]) -> bytes:
+    """Of the sizes of all images and of their tiles, uint8 (3, S, S)."""
+    sizes = (struct.pack("<II", entry.width, entry.height) for entry in entries)
+    parts = (torch.stack(list(tiles[n : n + 1024])) for n in range(0, len(tiles), 1024))
+    return digest(*sizes, *(memoryview(part.numpy()) for part in parts))
+
+
+def clean_name(name: str) -> str:
+    """A file's name, fit for every disk and terminal: no folders, no control characters, no device.
+
+    Foreign files choose their names. What is left is at most `STEM_BYTES` of UTF-8, its ending
+    apart, and never empty.
+    """
+    name = PurePosixPath(name.replace("\\", "/")).name
+    name = "".join("_" if c in '<>:"|?*' or not c.isprintable() else c for c in name).strip(" .")
+    ending = PurePosixPath(name).suffix
+    if len(ending.encode()) > 16:
+        ending = ""
+    stem = name.removesuffix(ending).encode()[:STEM_BYTES].decode(errors="ignore").strip(" .")
+    if stem.split(".")[0].strip().casefold() in DEVICES:
+        stem = "_" + stem
+    return (stem or "image") + ending
+
+
+def output_names(entries: Iterable[Entry]) -> list[str]:
+    """A PNG file's name for each image, all different on every system.
+
+    Some take A.png and a.png for one file, some two spellings of one accented letter.
+    """
+    names: list[str] = []
+    taken: set[str] = set()
+    stems = [Path(entry.name).stem for entry in entries]
+    count = Counter(stems)
+    for n, stem in enumerate(stems, start=1):
+        name = stem if count[stem] == 1 else f"{stem}-{n}"
+        while unicodedata.normalize("NFC", name).casefold() in taken:
+            name += f"-{n}"
+        taken.add(unicodedata.normalize("NFC", name).casefold())
+        names.append(f"{name}.png")
+    return names
 
 
 def pack(container: Container) -> bytes:
     """The bytes of a file."""
-    # Of a name that is no text, or is longer than most systems allow, what can be kept.
-    names = [
-        entry.name.encode(errors="replace")[:255].decode(errors="ignore").encode()
-        for entry in container.entries
-    ]
+    names = [clean_name(entry.name).encode() for entry in container.entries]
     head = HEAD.pack(
         MAGIC,
         VERSION,
@@ -101,6 +171,7 @@ def pack(container: Container) -> bytes:
         container.tile,
         container.model,
         container.pixels,
+        container.first,
         len(names),
         len(container.words),
     )
@@ -112,8 +183,30 @@ def pack(container: Container) -> bytes:
     return data + digest(data)
 
 
+def read_file(path: Path) -> bytes:
+    """The bytes of a file that `pack` may have made.
+
+    Raises:
+        UserError: it cannot be read, or is nothing of the kind.
+    """
+    try:
+        # Not of a pipe or device, which may never end.
+        if path.exists() and not path.is_file():
+            raise UserError(f"cannot read {path} (no file); name another file")
+        with path.open("rb") as file:
+            begins = file.read(len(MAGIC))
+            size = path.stat().st_size
+            if begins == MAGIC and size > MAX_BYTES:
+                raise UserError(
+                    f"{path} has {size} bytes, more than {MAX_BYTES}; name another file"
+                )
+            return begins + file.read() if begins == MAGIC else begins
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({error.strerror}); name another file") from None
+
+
 def unpack(data: bytes, source: str) -> Container:
-    """The inverse of `pack`.
+    """The inverse of `pack`; what is declared is bounded, but not yet checked against a model.
 
     Args:
         data: the whole file.
@@ -124,47 +217,68 @@ def unpack(data: bytes, source: str) -> Container:
     """
     if data[: len(MAGIC)] != MAGIC:
         raise UserError(f"{source} was not written by rrvqlib.compress; choose another file")
-    if len(data) < HEAD.size + DIGEST or digest(data[:-DIGEST]) != data[-DIGEST:]:
+    whole = memoryview(data)
+    if len(data) <= len(MAGIC) + DIGEST or digest(whole[:-DIGEST]) != whole[-DIGEST:]:
         raise UserError(f"{source} is damaged or incomplete; copy it anew")
-    magic, version, mode, layers, tile, model, pixels, images, words = HEAD.unpack_from(data)
+    version = data[len(MAGIC)]
     if version != VERSION:
-        raise UserError(f"{source} has format {version}, this is format {VERSION}; update rrvqlib")
+        remedy = "update rrvqlib" if version > VERSION else "write it anew"
+        raise UserError(f"{source} has format {version}, this is format {VERSION}; {remedy}")
     try:
+        _, _, mode, layers, tile, model, pixels, first, images, words = HEAD.unpack_from(data)
+        if not (mode < len(MODES) and layers and tile and 0 < images <= MAX_TILES):
+            raise ValueError
+        if HEAD.size + ENTRY.size * images + 4 * words + DIGEST > len(data):
+            raise ValueError
         entries, at = [], HEAD.size
         for _ in range(images):
             width, height, length = ENTRY.unpack_from(data, at)
             at += ENTRY.size
-            # A name alone: no folder that a foreign file could point to.
-            name = PurePosixPath(data[at : at + length].decode().replace("\\", "/")).name
-            entries.append(Entry(name or "image", width, height))
+            if not 0 < min(width, height) <= max(width, height) <= MAX_SIDE:
+                raise ValueError
+            name = clean_name(data[at : at + length].decode())
+            entries.append(Entry(name, width, height))
             at += length
-        if at + 4 * words + DIGEST != len(data) or mode >= len(MODES) or tile == 0:
-            raise ValueError
-        if any(not 0 < side <= MAX_SIDE for e in entries for side in (e.width, e.height)):
+        count_tiles(entries, tile)
+        if at + 4 * words + DIGEST != len(data):
             raise ValueError
     except (struct.error, ValueError):
         raise UserError(f"{source} contradicts itself; write it anew") from None
     coded = np.frombuffer(data, "<u4", words, at)
-    return Container(MODES[mode], layers, tile, model, pixels, tuple(entries), coded)
+    return Container(MODES[mode], layers, tile, model, pixels, first, tuple(entries), coded)
+
+
+def check_model(container: Container, model: VAE, source: str) -> None:
+    """Make sure that a file is this model's, and asks nothing of it that it does not have.
+
+    Raises:
+        UserError: it is not, or does.
+    """
+    if fingerprint(model) != container.model:
+        raise UserError(f"{source} was written with another model; name that one's folder")
+    config = model.config
+    fewest = 1 if container.mode == "lossy" else config.layers
+    if container.tile != config.image_size or not fewest <= container.layers <= config.layers:
+        raise UserError(f"{source} contradicts itself; write it anew")
 
 
 def cut(image: Tensor, side: int) -> Tensor:
     """uint8 image (3, H, W) -> tiles (N, 3, side, side), row by row; edges are repeated."""
     _, height, width = image.shape
-    down, right = -height % side, -width % side
-    padded = F.pad(image.float().unsqueeze(0), (0, right, 0, down), mode="replicate")[0]
-    tiles = padded.to(torch.uint8).unfold(1, side, side).unfold(2, side, side)
+    rows = torch.arange(height + -height % side).clamp(max=height - 1)
+    columns = torch.arange(width + -width % side).clamp(max=width - 1)
+    padded = image[:, rows][:, :, columns]
+    tiles = padded.unfold(1, side, side).unfold(2, side, side)
     return tiles.permute(1, 2, 0, 3, 4).reshape(-1, 3, side, side)
 
 
-def join(tiles: list[Tensor], entries: tuple[Entry, ...]) -> list[Tensor]:
-    """The inverse of `cut` for the tiles of several images in a row."""
-    images, rest = [], tiles
+def join(tiles: list[Tensor], entries: Iterable[Entry]) -> Iterator[Tensor]:
+    """The inverse of `cut` for the tiles of several images in a row, one image at a time."""
+    side, at = tiles[0].shape[-1], 0
     for entry in entries:
-        side = tiles[0].shape[-1]
-        rows, columns = -(-entry.height // side), -(-entry.width // side)
-        mine, rest = rest[: rows * columns], rest[rows * columns :]
-        grid = torch.stack(mine).view(rows, columns, 3, side, side).permute(2, 0, 3, 1, 4)
+        rows, columns = entry.grid(side)
+        mine = torch.stack(tiles[at : at + rows * columns])
+        at += rows * columns
+        grid = mine.view(rows, columns, 3, side, side).permute(2, 0, 3, 1, 4)
         whole = grid.reshape(3, rows * side, columns * side)
-        images.append(whole[:, : entry.height, : entry.width].contiguous())
-    return images
+        yield whole[:, : entry.height, : entry.width].contiguous()

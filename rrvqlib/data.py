@@ -9,21 +9,21 @@ import hashlib
 import os
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rrvqlib.errors import UserError
-
-if TYPE_CHECKING:
-    from PIL import Image
+from rrvqlib.pixels import MAX_PIXELS
+from rrvqlib.reader import SUFFIXES, Picture, read_picture
 
 DATASETS: dict[str, str] = {
     "swatches": "constant images in nine colours, 32x32; the toy data set of Appendix B",
@@ -31,7 +31,8 @@ DATASETS: dict[str, str] = {
     "cifar10": "CIFAR-10, 32x32, downloaded (170 MB) into the data folder when first used",
     "svhn": "Street View House Numbers, 32x32, downloaded (250 MB) when first used",
     "celeba": "CelebA faces, 64x64, downloaded (1.4 GB) when first used",
-    "folder:PATH": "images below PATH, one folder per class, or PATH/train, PATH/valid, PATH/test",
+    "folder:PATH": "images below PATH, one folder per class, or PATH/train, PATH/test and, if you "
+    "like, PATH/valid (or val, or validation)",
     "npz:PATH": "a NumPy file with the uint8 arrays train_images, test_images and, if you like, "
     "valid_images, each (N, H, W, 3)",
 }
@@ -53,6 +54,17 @@ class Splits:
     def image_size(self) -> int:
         """H = W, in pixels."""
         return self.train.shape[-1]
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the pixels of all splits and their sizes: 32 hexadecimal digits; 1 s for 1 GB."""
+        sha = hashlib.blake2b(digest_size=16)
+        for split in SPLITS:
+            images = getattr(self, split)
+            sha.update(f"{split}{tuple(images.shape)}".encode())
+            for part in images.split(4096):
+                sha.update(part.contiguous().numpy().data)
+        return sha.hexdigest()
 
     def __getitem__(self, split: str) -> Tensor:
         """The images of one split, uint8 (N, 3, H, W).
@@ -80,6 +92,8 @@ def load(dataset: str, data_dir: str | Path = "data", image_size: int | None = N
     """
     if image_size is not None and image_size < 1:
         raise UserError(f"image_size is {image_size}; it must be at least 1")
+    if image_size is not None and image_size**2 > MAX_PIXELS:
+        raise UserError(f"image_size is {image_size}; more than {MAX_PIXELS} pixels an image")
     data_dir = Path(data_dir)
     kind, colon, path = dataset.partition(":")
     if colon and kind in ("folder", "npz"):
@@ -204,32 +218,17 @@ def _read_photo(package: str, file: str) -> np.ndarray:
             f"photos need {path.name}, which this {name} lacks; "
             f"run: pip install --upgrade --force-reinstall {name}"
         )
-    return _decode(path)
+    return read_picture(path).pixels
 
 
-def has_deep_pixels(file: Image.Image) -> bool:
-    """Whether a picture just opened has more than 8 bits per pixel and channel.
-
-    Pillow would clip 65,536 grey levels to 256, and opens 16-bit colour in PNG and TIFF as 8-bit.
-    """
-    return file.mode[0] in "IF" or any(";16" in str(tile[3]) for tile in file.tile)
-
-
-def _decode(path: Path, image_size: int | None = None) -> np.ndarray:
-    """An image file -> uint8 (H, W, 3); with image_size, its central square, resized to that."""
+def _fit(picture: Picture, image_size: int) -> np.ndarray:
+    """The central square of a picture, resized: uint8 (image_size, image_size, 3)."""
     from PIL import Image, ImageOps
 
-    try:
-        with Image.open(path) as file:
-            if has_deep_pixels(file):
-                raise ValueError(f"mode {file.mode}, more than 8 bits per pixel and channel")
-            image = ImageOps.exif_transpose(file).convert("RGB")
-    # Each of Pillow's decoders raises its own kinds on a damaged file.
-    except Exception as error:
-        raise UserError(f"cannot read the image {path} ({error}); mend or remove it") from error
-    if image_size is not None:
-        image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BILINEAR)
-    return np.asarray(image)
+    size = (image_size, image_size)
+    return np.asarray(
+        ImageOps.fit(Image.fromarray(picture.pixels), size, Image.Resampling.BILINEAR)
+    )
 
 
 def _shrink(photo: np.ndarray, factor: int) -> np.ndarray:
@@ -300,6 +299,8 @@ def _load_npz(path: Path, image_size: int | None) -> Splits:
             for name in ("train_images", "valid_images", "test_images", "train_index"):
                 if name in names:
                     arrays[name] = file[name]
+                    if not isinstance(arrays[name], np.ndarray):
+                        raise ValueError(f"{name} is no array")
     # What np.load raises on a damaged file depends on where the damage lies.
     except (
         EOFError,
@@ -376,7 +377,7 @@ def _last_official_tenth(path: Path, images: Tensor, index: np.ndarray) -> tuple
             f"training image, ({len(images)},)"
         )
     if index.min() < 0 or len(np.unique(index)) < len(index):
-        raise UserError(f"train_index of {path} must hold distinct positions from 0; mend it")
+        raise UserError(f"train_index of {path} must hold distinct positions from 0; correct it")
     official = -(-(int(index.max()) + 1) // 1000) * 1000
     images, index = images[np.argsort(index)], np.sort(index)
     first = int(np.searchsorted(index, official - official // 10))
@@ -389,21 +390,36 @@ def _last_official_tenth(path: Path, images: Tensor, index: np.ndarray) -> tuple
     return images[:first], images[first:]
 
 
+# Names of a folder of validation images.
+VALID_FOLDERS = ("valid", "val", "validation")
+
+
 def _load_folder(path: Path, image_size: int) -> Splits:
     if not path.is_dir():
         raise UserError(f"there is no folder {path}; check the path after folder:")
-    subtrees = [split for split in SPLITS if (path / split).is_dir()]
-    if subtrees:
+    left_out: Counter[str] = Counter()
+    valid = [name for name in VALID_FOLDERS if (path / name).is_dir()]
+    if len(valid) > 1:
+        raise UserError(f"{path} has folders {' and '.join(valid)}; keep one of them")
+    folders = {split: path / split for split in SPLITS if (path / split).is_dir()}
+    if valid:
+        folders["valid"] = path / valid[0]
+    if folders:
         for split in ("train", "test"):
-            if split not in subtrees:
+            if split not in folders:
+                there = next(iter(folders.values())).name
                 raise UserError(
-                    f"{path} has a folder {subtrees[0]} and none named {split}; add it, or rename "
+                    f"{path} has a folder {there} and none named {split}; add it, or rename "
                     "the folders to let the images be split for you"
                 )
-        files = {split: _image_files(path / split) for split in subtrees}
-        how = "split by its folders train, valid and test"
+        files = {split: _image_files(folder, left_out) for split, folder in folders.items()}
+        used = {folder.name for folder in folders.values()}
+        for other in path.iterdir():
+            if other.name not in used and not other.name.startswith("."):
+                left_out[f"{other.name}{'/' if other.is_dir() else ''}"] += 1
+        how = "split by its folders " + ", ".join(f.name for f in folders.values())
     else:
-        found = _image_files(path)
+        found = _image_files(path, left_out)
         if len(found) < 10:
             raise UserError(
                 f"{path} holds {len(found)} images; splitting them takes at least 10, so add some"
@@ -421,39 +437,66 @@ def _load_folder(path: Path, image_size: int) -> Splits:
         files["valid"] = files["train"][9::10]
         files["train"] = [file for i, file in enumerate(files["train"]) if i % 10 < 9]
         how = "split by its folders train and test, every tenth training image for validation"
-    return Splits(
-        **{split: _decode_all(files[split], image_size, split) for split in SPLITS},
-        name=f"folder:{path.name}",
-        description=f"The images of the folder {path.name}, cut to their central square and "
-        f"resized to {image_size}x{image_size}; {how}.",
+    changed: Counter[str] = Counter()
+    images = {split: _decode_all(files[split], image_size, split, changed) for split in SPLITS}
+    description = (
+        f"The images of the folder {path.name}, cut to their central square and "
+        f"resized to {image_size}x{image_size}; {how}."
     )
+    for begins, counts in (("Left out", left_out), ("Not kept", changed)):
+        if counts:
+            listed = ", ".join(f"{n} x {what}" for what, n in counts.most_common(5))
+            more = len(counts) - 5
+            description += f" {begins}: {listed}{f' and {more} other kinds' if more > 0 else ''}."
+    return Splits(**images, name=f"folder:{path.name}", description=description)
 
 
-IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+def _image_files(path: Path, left_out: Counter[str]) -> list[Path]:
+    """The image files below a folder, sorted by their path; hidden ones and folders are none.
 
-
-def _image_files(path: Path) -> list[Path]:
-    """The image files below a folder, sorted by their path; hidden ones and folders are none."""
-    files = [
-        file
-        for file in path.rglob("*")
-        if file.suffix.lower() in IMAGE_SUFFIXES
-        and file.is_file()
-        and not any(part.startswith(".") for part in file.relative_to(path).parts)
-    ]
+    Links are followed, each folder once on its way down. Files that are no images are counted in
+    `left_out` by their endings.
+    """
+    files = []
+    # Folders above the one at hand, to tell a link that leads back up.
+    above: dict[str, frozenset] = {str(path): frozenset()}
+    for folder, folders, names in os.walk(path, followlinks=True):
+        status = os.stat(folder)
+        here = above.pop(folder) | {(status.st_dev, status.st_ino)}
+        kept = []
+        for name in folders:
+            status = os.stat(os.path.join(folder, name))
+            if name.startswith(".") or (status.st_dev, status.st_ino) in here:
+                continue
+            kept.append(name)
+            above[os.path.join(folder, name)] = here
+        folders[:] = kept
+        for name in names:
+            file = Path(folder, name)
+            if name.startswith("."):
+                continue
+            if file.suffix.lower() not in SUFFIXES:
+                left_out[f"{file.suffix.lower()} file" if file.suffix else "file"] += 1
+            elif not file.is_file():
+                left_out["link that leads nowhere"] += 1
+            else:
+                files.append(file)
     if not files:
-        raise UserError(f"{path} holds no image; put {', '.join(sorted(IMAGE_SUFFIXES))} files in")
+        raise UserError(f"{path} holds no image; put {', '.join(sorted(SUFFIXES))} files in")
     return sorted(files, key=lambda file: file.relative_to(path).as_posix())
 
 
-def _decode_all(files: list[Path], image_size: int, split: str) -> Tensor:
-    """Image files -> (N, 3, image_size, image_size)."""
+def _decode_all(files: list[Path], image_size: int, split: str, changed: Counter[str]) -> Tensor:
+    """Image files -> (N, 3, image_size, image_size); what they lose is counted in `changed`."""
     from tqdm import tqdm
 
     images = np.empty((len(files), image_size, image_size, 3), dtype=np.uint8)
     bar = tqdm(files, desc=f"reading {split}", unit="image", leave=False, disable=None)
     for index, file in enumerate(bar):
-        images[index] = _decode(file, image_size)
+        picture = read_picture(file)
+        images[index] = _fit(picture, image_size)
+        changed.update(picture.lost)
+        changed.update(what for what in picture.dropped if what == "its colour profile")
     return torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
 
 

@@ -16,6 +16,7 @@ from rrvqlib.convolutions import (
     up_conv,
 )
 from rrvqlib.latents import LatentDraw
+from rrvqlib.numerics import full_precision
 
 DECODER_INPUTS = ("add", "concat")
 
@@ -30,7 +31,7 @@ class Head(nn.Sequential):
         *first, elu, last = self
         for layer in first:
             state = layer(state)
-        with torch.autocast(state.device.type, enabled=False):
+        with full_precision(state.device):
             return last(elu(state.to(last.weight.dtype)))
 
 
@@ -225,6 +226,6 @@ class MLPDecoder(nn.Module):
         hidden = vectors.flatten(1)
         for layer in self.hidden:
             hidden = F.elu(layer(hidden))
-        with torch.autocast(hidden.device.type, enabled=False):  # see `Head`
+        with full_precision(hidden.device):  # see `Head`
             parameters = self.project(hidden.to(self.project.weight.dtype))
         return parameters.unflatten(1, (-1, self.image_size, self.image_size))

@@ -41,10 +41,23 @@ def dead_codes(config: RunConfig, metrics: list, last: dict) -> list[str]:
     ]
     if not dead:
         return []
-    return [
-        "; ".join(dead) + " (perplexity): fewer --codes would do, or the codebooks learn too slowly"
-        " (raise --codebook_lr_factor)"
-    ]
+    return [f"{'; '.join(dead)} (perplexity): fewer --codes would do, or {livelier_codes(config)}"]
+
+
+def livelier_codes(config: RunConfig) -> str:
+    """What makes more codes of this model's kind come into use."""
+    if config.model != "vqvae" and config.latent != "nearest":
+        return "the codebooks learn too slowly (raise --codebook_lr_factor)"
+    # Nearest codes by moving averages have no gradient: no learning rate reaches them.
+    ways = ["start them at the features (--codebook_init kmeans)"]
+    if config.codebook_init == "kmeans":
+        ways = []
+    if config.codebook_update == "ema":
+        ways.append("let them move faster (lower --codebook_decay)")
+    else:
+        ways.append("let them learn faster (raise --codebook_lr_factor)")
+    ways.append("restart the unused sooner (raise --restart_below)")
+    return ", ".join(ways[:-1]) + " or " + ways[-1]
 
 
 def layers(config: RunConfig, metrics: list, last: dict) -> list[str]:
@@ -54,14 +67,21 @@ def layers(config: RunConfig, metrics: list, last: dict) -> list[str]:
     for layer, (bits, side, K) in enumerate(rows, start=1):
         nats = bits * config.dims * math.log(2) / side**2
         if nats < COLLAPSED_NATS:
+            remedy = "Layers above or below do its work; try"
+            fewer = " or fewer layers"
+            if config.layers == 1:
+                remedy, fewer = "The decoder does without it; try", ""
             texts.append(
-                f"layer {layer} has collapsed: {nats:.4f} nats per latent variable. Layers above or"
-                " below do its work; try --free_nats, a longer --kl_warmup or fewer layers"
+                f"layer {layer} has collapsed: {nats:.4f} nats per latent variable. {remedy}"
+                f" --free_nats, a longer --kl_warmup{fewer}"
             )
         elif learns_rate(config) and nats > 0.95 * math.log(K):
+            more = "More layers at this scale, or more --codes,"
+            if config.model != "hierarchy":
+                more = "A finer --pyramid, more --codes, or --model hierarchy"
             texts.append(
                 f"layer {layer} is full: {nats:.2f} of at most {math.log(K):.2f} nats per latent"
-                " variable. More layers at this scale, or more --codes, would lower the score"
+                f" variable. {more} would lower the score"
             )
     return texts
 

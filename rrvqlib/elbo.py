@@ -17,8 +17,8 @@ class ElboTerms:
             latent variable, in nats.
         log_ratio: (B,) nats, log p(z) - log q(z | x) of the codes that were drawn; None while
             training, where samples are relaxed.
-        penalty: (B,) nats, the codebook and commitment losses of the VQ-VAE; not part of the
-            ELBO. None for every other model.
+        penalty: (B,) nats, the codebook and commitment losses of the VQ-VAE, the Gaussian term of
+            SQ-VAE; not part of the ELBO. None for every other model.
         codes: for each layer int64 (B, H_l, W_l); None where latents are continuous.
         prior_entropies: for each layer (B, H_l, W_l) nats, see `LatentDraw`; or None.
     """

@@ -22,7 +22,7 @@ class Codebook(nn.Module):
             dimensions; `diagonal`, one per code and coordinate; `as_printed`, one per code and
             the normaliser s^(-1/2) that Eq. (6) prints; `fixed`, all variances 1, Eq. (2);
             `shared`, one learnt variance for all codes, whose normaliser cancels: a temperature
-            of the distances (SQ-VAE, Takida et al. 2022).
+            of the distances (as in SQ-VAE, Takida et al. 2022).
         init: `normal`, coordinates with standard deviation D^(-1/2), so that codes have length
             about 1; `unit`, standard deviation 1. (`kmeans` starts as `normal` and is then set
             from the first batch by `kmeans_`.)
@@ -46,12 +46,6 @@ class Codebook(nn.Module):
             return None
         clamped = self.raw_log_variances.clamp(-MAX_LOG_VARIANCE, MAX_LOG_VARIANCE)
         return clamped.expand(len(self.means)) if self.covariance == "shared" else clamped
-
-    @torch.no_grad()
-    def project_(self) -> None:
-        """Bring log-variances back to the edge of their range, where a gradient can move them."""
-        if self.raw_log_variances is not None:
-            self.raw_log_variances.clamp_(-MAX_LOG_VARIANCE, MAX_LOG_VARIANCE)
 
     @property
     def log_normaliser(self) -> Tensor:

@@ -39,9 +39,10 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
-    for name, least in {"limit": 0, "iw_k": 0, "iw_images": 1, "batch_size": 1}.items():
-        if getattr(args, name) < least:
-            raise UserError(f"--{name} {getattr(args, name)}: must be at least {least}")
+    cli.check_range("limit", args.limit, 0, 10**9, "a data set holds")
+    cli.check_range("iw_k", args.iw_k, 0, 100_000, "a bound needs: it gains nothing beyond")
+    cli.check_range("iw_images", args.iw_images, 1, 10**9, "a data set holds")
+    cli.check_range("batch_size", args.batch_size, 1, 1_000_000, "any memory holds")
     from rrvqlib.run_folder import open_images, open_model
     from rrvqlib.scoring import importance_weighted_score, score
 
@@ -51,12 +52,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     results = {"data": what, **score(model, images, args.batch_size, args.seed, "scoring")}
     if args.iw_k:
         images = images[: args.iw_images]
-        results["iw_bits_per_dim"] = importance_weighted_score(
+        bound = importance_weighted_score(
             model, images, args.iw_k, args.batch_size, args.seed, "importance-weighted bound"
         )
-        results |= {"iw_k": args.iw_k, "iw_n": len(images)}
+        results |= {
+            "iw_bits_per_dim": bound["bits_per_dim"],
+            "iw_bits_per_dim_se": bound["bits_per_dim_se"],
+            "iw_elbo_bits_per_dim": bound["elbo"],
+            "iw_k": args.iw_k,
+            "iw_n": bound["n"],
+        }
+    bad = [name for name, value in results.items() if isinstance(value, float) and value != value]
+    if bad:
+        raise UserError(
+            f"{', '.join(bad)}: not a number, so the model is none of these images; look at"
+            " `rrvq diagnose`, or train again with a lower --lr"
+        )
     if args.json:
-        print(json.dumps(results, indent=2))
+        print(json.dumps(results, indent=2, allow_nan=False))
     else:
         show(results)
 
@@ -69,8 +82,9 @@ def show(results: dict) -> None:
     )
     if "iw_k" in results:
         print(
-            f"importance-weighted bound: {results['iw_bits_per_dim']:.4f} bits/dim"
-            f" ({results['iw_k']} samples, first {results['iw_n']} images)"
+            f"importance-weighted bound: {results['iw_bits_per_dim']:.4f} bits/dim (standard error"
+            f" {results['iw_bits_per_dim_se']:.4f}, {results['iw_k']} samples, first"
+            f" {results['iw_n']} images; the ELBO of these: {results['iw_elbo_bits_per_dim']:.4f})"
         )
     print("layer  KL in bits/dim" + ("  perplexity  codes in use" if results["perplexity"] else ""))
     for index, kl in enumerate(results["kl_bits_per_dim"]):

@@ -1,13 +1,14 @@
 """What a posterior and a prior say of one layer -> a sample of it and its KL.
 
-Three kinds of latent variables with one interface, so that one skeleton carries them all:
-`CodebookLatent` (relaxed VQ and RRVQ), `NearestLatent` (VQ-VAE), `GaussianLatent` (Spatial-VAE).
+Kinds of latent variables with one interface, so that one skeleton carries them all:
+`CodebookLatent` (relaxed VQ and RRVQ), `StochasticallyQuantizedLatent` (SQ-VAE), `NearestLatent`
+(VQ-VAE), `GaussianLatent` (Spatial-VAE).
 Networks speak in maps (B, C, H, W); the formulas want the channels last. A prior without
 parameters (uniform, or standard normal) is a map of no channels, (B, 0, H, W).
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ from rrvqlib import prior as priors
 from rrvqlib import sampling
 from rrvqlib.elbo import categorical_kl, gaussian_kl
 from rrvqlib.embeddings import Codebook, CodebookAverage, nearest_codes
+from rrvqlib.numerics import full_precision
 from rrvqlib.responsibilities import log_responsibilities
 
 
@@ -108,6 +110,27 @@ class CodebookLatent(nn.Module):
         return self.lookup(sampling.categorical(self.log_prior(prior), temperature))
 
 
+class StochasticallyQuantizedLatent(CodebookLatent):
+    """SQ-VAE's latents (Takida et al. 2022): one variance s for all codes, and a Gaussian term.
+
+    Beside the code there is a Gaussian variable, N(e, s I) under the posterior and N(E_z, s I)
+    under the prior; training pays for their KL, (e - E_z)^2 / 2s summed over D, too. Embeddings
+    and codes draw together, which lets s shrink, and a small s makes the choice of codes sharp:
+    the "self-annealing". The term is a `penalty`: the decoder sees codes alone, so the ELBO of the
+    codes is the score, as for every other model.
+    """
+
+    def forward(self, posterior: Tensor, prior: Tensor, temperature: Tensor | None) -> LatentDraw:
+        """As `CodebookLatent`; relaxed draws, those of training, have the Gaussian term."""
+        draw = super().forward(posterior, prior, temperature)
+        if temperature is None:
+            return draw
+        with torch.autocast(posterior.device.type, enabled=False):
+            distance = (posterior.float() - draw.vectors).square().flatten(1).sum(1)
+            penalty = distance * (-self.codebook.log_variances[0]).exp() / 2
+        return replace(draw, penalty=penalty)
+
+
 class NearestLatent(nn.Module):
     """The VQ-VAE's latents: nearest code, uniform prior, straight-through gradient, Eq. (1).
 
@@ -139,7 +162,7 @@ class NearestLatent(nn.Module):
 
     def forward(self, posterior: Tensor, prior: Tensor, temperature: Tensor | None) -> LatentDraw:
         """Quantise the features (B, D, H, W); `prior` and `temperature` play no part."""
-        with torch.autocast(posterior.device.type, enabled=False):
+        with full_precision(posterior.device):
             features = channels_last(posterior).float()  # (B, H, W, D)
             codes = nearest_codes(features, self.codebook.means)
             vectors = F.embedding(codes, self.codebook.means)
@@ -199,7 +222,7 @@ class GaussianLatent(nn.Module):
             prior: (B, prior_size, H, W).
             temperature: has no other effect on Gaussians.
         """
-        with torch.autocast(posterior.device.type, enabled=False):
+        with full_precision(posterior.device):
             mean, log_std = self._split(posterior)
             prior_mean, prior_log_std = self._prior(prior)
             # Not randn_like, whose numbers go by the memory layout: the seed alone decides.

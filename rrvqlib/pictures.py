@@ -12,20 +12,41 @@ from rrvqlib.checkpoint import check_writable, write_atomically
 from rrvqlib.errors import UserError
 from rrvqlib.likelihoods import reals_to_pixels
 from rrvqlib.models import VAE
+from rrvqlib.pixels import MAX_PIXELS
 from rrvqlib.scoring import device_of, seeded
 
 RUN_IMAGES = 64  # in each picture of a run folder
 
 
 def grid(images: Tensor, columns: int, gap: int = 2) -> Tensor:
-    """uint8 images (N, 3, H, W) -> one uint8 picture (3, H', W') with white gaps."""
+    """uint8 images (N, 3, H, W) -> one uint8 picture (3, H', W') with white gaps.
+
+    Raises:
+        UserError: it would have more than `MAX_PIXELS`.
+    """
     N, C, H, W = images.shape
     rows = math.ceil(N / columns)
+    check_grid(N, columns, H, gap)
     picture = torch.full((C, rows * (H + gap) - gap, columns * (W + gap) - gap), 255).byte()
     for n, image in enumerate(images):
         top, left = n // columns * (H + gap), n % columns * (W + gap)
         picture[:, top : top + H, left : left + W] = image
     return picture
+
+
+def check_grid(count: int, columns: int, side: int, gap: int = 2) -> None:
+    """Before long work, make sure that its picture is not too large.
+
+    Raises:
+        UserError: it would have more than `MAX_PIXELS`.
+    """
+    pixels = math.ceil(count / columns) * columns * (side + gap) ** 2
+    if pixels > MAX_PIXELS:
+        fewer = MAX_PIXELS // (side + gap) ** 2
+        raise UserError(
+            f"{count} images of {side}x{side} make a picture of more than {MAX_PIXELS} pixels;"
+            f" take at most {fewer}"
+        )
 
 
 def check_png(path: Path) -> None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from rrvqlib.embeddings import Codebook
+from rrvqlib.numerics import full_precision
 from rrvqlib.responsibilities import at_least_float32, log_responsibilities
 
 PRIORS = ("embedding", "direct", "uniform")
@@ -32,7 +33,7 @@ def log_prior(prior: str, parameters: Tensor, codebook: Codebook) -> Tensor:
     if prior == "embedding":
         return log_responsibilities(parameters, codebook)
     if prior == "direct":
-        with torch.autocast(parameters.device.type, enabled=False):
+        with full_precision(parameters.device):
             return at_least_float32(parameters).log_softmax(-1)
     K = len(codebook.means)
     return parameters.new_full((1,), -math.log(K), dtype=torch.float32).expand(

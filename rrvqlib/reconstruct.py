@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rrvqlib import cli
-from rrvqlib.errors import UserError
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -24,22 +23,23 @@ def make_parser() -> argparse.ArgumentParser:
         default=Path("reconstructions.png"),
         help="picture to write (default: reconstructions.png)",
     )
+    cli.add_force(parser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
-    if args.n < 1:
-        raise UserError(f"--n {args.n}: must be at least 1")
+    cli.check_range("n", args.n, 1, 10_000, "one picture holds")
     from rrvqlib.pictures import check_png, grid, reconstruction_pairs, write_png
     from rrvqlib.run_folder import open_images, open_model
 
+    cli.check_new(args.out, args.force)
     check_png(args.out)
     model = open_model(args)
     images, what = open_images(args, model)
     pairs = reconstruction_pairs(model, images[: args.n], args.seed)
     write_png(args.out, grid(pairs, columns=8))
-    print(f"{args.out}: {len(pairs) // 2} pairs from {what}")
+    cli.say(f"{args.out}: {len(pairs) // 2} pairs from {what}")
 
 
 if __name__ == "__main__":

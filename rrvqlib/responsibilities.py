@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rrvqlib.embeddings import Codebook, nearest_codes
+from rrvqlib.numerics import full_precision
 
 
 def log_nearest(features: Tensor, codebook: Codebook) -> Tensor:
@@ -25,7 +26,7 @@ def log_nearest(features: Tensor, codebook: Codebook) -> Tensor:
         ValueError: features and codebook disagree on D.
     """
     features, means = _same_size(features, codebook)
-    with torch.autocast(features.device.type, enabled=False):
+    with full_precision(features.device):
         return F.one_hot(nearest_codes(features.float(), means), len(means)).float().log()
 
 
@@ -43,7 +44,7 @@ def log_relaxed(features: Tensor, codebook: Codebook) -> Tensor:
         ValueError: features and codebook disagree on D.
     """
     features, means = _same_size(features, codebook)
-    with torch.autocast(features.device.type, enabled=False):
+    with full_precision(features.device):
         centre = means.detach().mean(0)  # distances do not change, rounding errors shrink
         features, means = at_least_float32(features) - centre, means - centre
         # -|e - E|^2 / 2 = e.E - |E|^2 / 2 - |e|^2 / 2, and the last term is the same for all codes.
@@ -72,7 +73,7 @@ def log_responsibilities(features: Tensor, codebook: Codebook) -> Tensor:
         return log_relaxed(features, codebook)
     features, means = _same_size(features, codebook)
     # bfloat16 would cost several nats here: always in float32.
-    with torch.autocast(features.device.type, enabled=False):
+    with full_precision(features.device):
         centre = means.detach().mean(0)  # distances do not change, rounding errors shrink
         features, means = at_least_float32(features) - centre, means - centre
         precision = (-log_variances).exp()  # (K,) or (K, D)

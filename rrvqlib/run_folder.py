@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from rrvqlib.checkpoint import cannot_read, load_model, read_json, read_settings
 from rrvqlib.configs import RunConfig
 from rrvqlib.errors import UserError
 from rrvqlib.models import VAE
+from rrvqlib.numerics import choose_device
 
 # What the readers of `metrics.jsonl` rely on.
 METRICS = {
@@ -32,12 +34,10 @@ METRICS = {
 
 def open_model(args: argparse.Namespace) -> VAE:
     """The run's model on the device that was asked for."""
-    if args.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: torch finds no GPU here; use --device cpu")
     if not 0 <= args.seed < 2**63:
         raise UserError(f"--seed {args.seed}: must be 0 or more and below 2^63")
-    use_cuda = args.device != "cpu" and torch.cuda.is_available()
-    return load_model(args.dir).to("cuda" if use_cuda else "cpu")
+    device = choose_device(args.device)
+    return load_model(args.dir).to(device)
 
 
 def open_images(args: argparse.Namespace, model: VAE) -> tuple[torch.Tensor, str]:
@@ -48,33 +48,56 @@ def open_images(args: argparse.Namespace, model: VAE) -> tuple[torch.Tensor, str
     else:
         config = read_config(args.dir)
         try:
-            splits = data.load(config.dataset, args.data_dir or config.data_dir, size)
+            splits = images_of(replace(config, data_dir=args.data_dir or config.data_dir))
         except UserError as error:
             raise UserError(
                 f"{error} (the run was trained on {config.dataset}; --dataset names your own copy)"
             ) from None
-        check_split_sizes(args.dir, config.dataset, splits)
+        check_same_images(args.dir, config.dataset, splits)
     return splits[args.split], f"{splits.name}, {args.split}"
 
 
-def check_split_sizes(directory: Path, dataset: str, splits: data.Splits) -> None:
-    """Notice that other images lie at the path of a data set than when a run was trained.
+def images_of(config: RunConfig) -> data.Splits:
+    """The images of a run; where the test images select, it trains on all others.
+
+    Raises:
+        UserError: see `data.load`.
+    """
+    splits = data.load(config.dataset, config.data_dir, config.image_size)
+    if config.select_on == "validation":
+        return splits
+    return replace(
+        splits,
+        train=torch.cat([splits.train, splits.valid]),
+        valid=splits.test,
+        description=f"{splits.description} SELECTS ON TEST: the images for validation are trained"
+        " on, and the test images are watched in their place, as in the paper.",
+    )
+
+
+def check_same_images(directory: Path, dataset: str, splits: data.Splits) -> None:
+    """Notice that a data set holds other images than when a run was trained.
 
     A run older than these numbers, or without its `run.json`, is taken as it is.
 
     Raises:
-        UserError: a split has another size.
+        UserError: a split has another size, or any pixel another value.
     """
     try:
-        then = read_json(directory / "run.json")["split_sizes"]
+        description = read_json(directory / "run.json")
+        then, pixels = description["split_sizes"], description.get("dataset_digest")
     except (UserError, TypeError, KeyError):
         return
     now = {split: len(splits[split]) for split in data.SPLITS}
-    if data.path_of(dataset) and now != then:
-        raise UserError(
-            f"{dataset} holds other images now ({now}) than when the run in {directory} was trained"
-            f" ({then}); bring those back, or name your images with --dataset"
-        )
+    if now != then:
+        changed = f"other images now ({now}) than when the run in {directory} was trained ({then})"
+    elif pixels and pixels != splits.digest:
+        changed = f"other pixels now than when the run in {directory} was trained"
+    else:
+        return
+    raise UserError(
+        f"{dataset} holds {changed}; bring those back, or name your images with --dataset"
+    )
 
 
 def read_metrics(directory: Path) -> list[dict[str, Any]]:
@@ -86,7 +109,7 @@ def read_metrics(directory: Path) -> list[dict[str, Any]]:
     path = directory / "metrics.jsonl"
     lines = []
     try:
-        for text in path.read_text().splitlines():
+        for text in path.read_text(encoding="utf-8").splitlines():
             line = json.loads(text)
             for name, kind in METRICS.items():
                 numbers = line[name] if isinstance(line[name], list) else []

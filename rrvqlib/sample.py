@@ -31,22 +31,25 @@ def make_parser() -> argparse.ArgumentParser:
         default=Path("samples.png"),
         help="picture to write (default: samples.png)",
     )
+    cli.add_force(parser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
-    if args.n < 1:
-        raise UserError(f"--n {args.n}: must be at least 1")
+    cli.check_range("n", args.n, 1, 10_000, "one picture holds")
     if not 0 <= args.temperature < math.inf:
         raise UserError(f"--temperature {args.temperature}: must be 0 or more")
-    from rrvqlib.pictures import check_png, grid, sample_images, write_png
+    from rrvqlib.pictures import check_grid, check_png, grid, sample_images, write_png
     from rrvqlib.run_folder import open_model
 
+    cli.check_new(args.out, args.force)
     check_png(args.out)
-    images = sample_images(open_model(args), args.n, args.temperature, args.seed)
-    write_png(args.out, grid(images, columns=math.ceil(math.sqrt(args.n))))
-    print(f"{args.out}: {args.n} samples")
+    model, columns = open_model(args), math.ceil(math.sqrt(args.n))
+    check_grid(args.n, columns, model.config.image_size)
+    images = sample_images(model, args.n, args.temperature, args.seed)
+    write_png(args.out, grid(images, columns))
+    cli.say(f"{args.out}: {args.n} samples")
 
 
 if __name__ == "__main__":

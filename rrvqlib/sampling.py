@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rrvqlib.numerics import full_precision
+
 SAMPLES = ("straight-through", "soft")
 
 
@@ -44,6 +46,12 @@ def gumbel_softmax(log_probabilities: Tensor, temperature: float | Tensor) -> Te
     return ((log_probabilities + gumbel_noise(log_probabilities)) / temperature).softmax(-1)
 
 
+def mixtures(weights: Tensor, means: Tensor) -> Tensor:
+    """Means weighted and summed, in full precision also under autocast: (..., K), (K, D)."""
+    with full_precision(weights.device):
+        return weights @ means
+
+
 def soft_vectors(
     log_probabilities: Tensor, means: Tensor, temperature: float | Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -58,7 +66,7 @@ def soft_vectors(
         vectors (..., D), and the codes that weigh most, int64 (...).
     """
     weights = gumbel_softmax(log_probabilities, temperature)
-    return weights @ means, weights.argmax(-1)
+    return mixtures(weights, means), weights.argmax(-1)
 
 
 def straight_through_vectors(
@@ -79,5 +87,5 @@ def straight_through_vectors(
     """
     weights = gumbel_softmax(log_probabilities, temperature)
     codes = weights.argmax(-1)
-    relaxed = weights @ means.detach()
+    relaxed = mixtures(weights, means.detach())
     return F.embedding(codes, means) + (relaxed - relaxed.detach()), codes

@@ -13,6 +13,8 @@ from tqdm import tqdm
 
 from rrvqlib.elbo import bits_per_dim, importance_weighted_bound
 from rrvqlib.models import VAE
+from rrvqlib.numerics import true_float32
+from rrvqlib.pixels import check_pixels
 
 
 @contextmanager
@@ -38,6 +40,7 @@ def batches(images: Tensor, size: int, device: torch.device, label: str) -> Iter
         yield batch.contiguous(memory_format=torch.channels_last)
 
 
+@true_float32()
 @torch.no_grad()
 def score(
     model: VAE, images: Tensor, batch_size: int = 100, seed: int = 0, label: str = ""
@@ -58,16 +61,17 @@ def score(
         entropy of p(z_l | above) for each layer in bits per latent variable, or None; n, the number
         of images.
     """
+    check_pixels(images, model.config.image_size)
     was_training = model.training
     model.eval()
     dims, elbos, kls, entropies, usage = model.config.dims, [], [], [], None
     with seeded(seed):
         for batch in batches(images, batch_size, device_of(model), label):
             terms = model(batch)
-            elbos.append(terms.elbo.double().cpu())
-            kls.append(terms.kl.double().sum(0).cpu())
+            elbos.append(terms.elbo.cpu().double())
+            kls.append(terms.kl.cpu().double().sum(0))
             if all(entropy is not None for entropy in terms.prior_entropies):
-                parts = [e.double().mean((1, 2)).sum().cpu() for e in terms.prior_entropies]
+                parts = [e.cpu().double().mean((1, 2)).sum() for e in terms.prior_entropies]
                 entropies.append(torch.tensor(parts))
             counts = [count_codes(codes, K) for codes, K in zip_codes(model, terms.codes)]
             usage = counts if usage is None else [a + b for a, b in zip(usage, counts, strict=True)]
@@ -86,26 +90,42 @@ def score(
     }
 
 
+@true_float32()
 @torch.no_grad()
 def importance_weighted_score(
     model: VAE, images: Tensor, k: int, batch_size: int = 100, seed: int = 0, label: str = ""
-) -> float:
-    """Bits per dim of the bound of k importance samples, averaged over images.
+) -> dict[str, Any]:
+    """The bound of k importance samples (Burda et al. 2016), beside the ELBO of the same samples.
 
-    A bound on log p(x) too, and a tighter one than the ELBO (Burda et al. 2016).
+    Both are bounds on log p(x), the first a tighter one. An image's k samples of log p(x, z) -
+    log q(z | x) give the bound as the log of their mean weight, and the ELBO as their mean.
+
+    Returns:
+        bits_per_dim and its standard error over images (bits_per_dim_se); elbo, the ELBO of these
+        images in bits per dim; n, the number of images.
     """
+    check_pixels(images, model.config.image_size)
     was_training = model.training
     model.eval()
-    total = 0.0
+    bounds, elbos = [], []
     with seeded(seed):
         for batch in batches(images, max(1, batch_size // k), device_of(model), label):
             repeated = batch.repeat(k, 1, 1, 1)  # sample-major: (k * B, 3, S, S)
             log_weights = torch.cat(
-                [model(part).log_weight for part in repeated.split(batch_size)]
+                [model(part).log_weight.cpu() for part in repeated.split(batch_size)]
             ).double()
-            total += importance_weighted_bound(log_weights.view(k, -1)).sum().item()
+            log_weights = log_weights.view(k, -1)  # (k, B)
+            bounds.append(importance_weighted_bound(log_weights))
+            elbos.append(log_weights.mean(0))
     model.train(was_training)
-    return bits_per_dim(total / len(images), model.config.dims)
+    scores = bits_per_dim(torch.cat(bounds), model.config.dims)
+    n = len(scores)
+    return {
+        "bits_per_dim": scores.mean().item(),
+        "bits_per_dim_se": (scores.std() / math.sqrt(n)).item() if n > 1 else 0.0,
+        "elbo": bits_per_dim(torch.cat(elbos).mean(), model.config.dims).item(),
+        "n": n,
+    }
 
 
 def zip_codes(model: VAE, codes: tuple[Tensor | None, ...]) -> list[tuple[Tensor, int]]:

@@ -59,8 +59,13 @@ def describe_runs() -> list[str]:
     return [f"  {name:<22} {run.cost}; {run.expect}" for name, run in RUNS.items()]
 
 
-def check_nothing_is_overwritten(out: Path) -> None:
-    """Raise UserError where a new run would replace files of an older one, or of the user."""
+def check_nothing_is_overwritten(out: Path, resume: bool = False) -> None:
+    """Raise UserError where a new run would replace files of an older one, or of the user.
+
+    Args:
+        out: the run folder.
+        resume: whether the user takes it for a run to go on with.
+    """
     from rrvqlib.checkpoint import CHECKPOINT
 
     kept = [CHECKPOINT, "model.safetensors", "results.json", "config.json", "samples.png",
@@ -69,9 +74,10 @@ def check_nothing_is_overwritten(out: Path) -> None:
         kept += ["run.json", "metrics.jsonl"]
     found = [name for name in kept if (out / name).exists()]
     if found:
-        resume = "add --resume to go on, or " if CHECKPOINT in found else ""
+        remedy = "add --resume to go on, or " if CHECKPOINT in found else ""
+        why = "has nothing to resume, but holds" if resume else "holds"
         raise UserError(
-            f"{out} holds {found[0]}, which a new run would replace; {resume}choose another --out"
+            f"{out} {why} {found[0]}, which a new run would replace; {remedy}choose another --out"
         )
 
 
@@ -92,15 +98,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"--run {args.run}: no such run; choose one of {', '.join(RUNS)}")
     config = replace(RUNS[args.run].config, **cli.read_fields(args, RunConfig))
     if args.dry_run:
-        from rrvqlib.costs import estimate, show
+        from rrvqlib.optimisation.costs import estimate, show
 
         show(args.run, RUNS[args.run], estimate(config))
         return
     if args.out is None:
         raise UserError("--out DIR is missing: name a folder for the run, such as --out runs/first")
-    from rrvqlib.checkpoint import only_writer, prepare_directory
+    from rrvqlib.checkpoint import CHECKPOINT, only_writer, prepare_directory
     from rrvqlib.data import path_of
-    from rrvqlib.training import Stopped, train
+    from rrvqlib.optimisation.signals import Stopped
+    from rrvqlib.optimisation.trainer import train
 
     images = path_of(config.dataset)
     if images and images.is_dir() and args.out.resolve().is_relative_to(images.resolve()):
@@ -111,9 +118,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     writes = os.environ.get("RANK", "0") == "0"
     try:
         with only_writer(args.out) if writes else nullcontext():
-            if not args.resume:
-                check_nothing_is_overwritten(args.out)
-            results = train(config, args.out, args.run, args.resume)
+            # A run that was killed before its first checkpoint begins again, so that the same
+            # command, repeated, comes to the end whatever happens on the way.
+            resume = args.resume and (args.out / CHECKPOINT).exists()
+            if not resume:
+                check_nothing_is_overwritten(args.out, args.resume)
+            if args.resume and not resume and writes:
+                cli.say(f"{args.out} has no checkpoint yet: starting at step 0", error=True)
+            results = train(config, args.out, args.run, resume)
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         raise SystemExit(stopped.exit_code) from None

@@ -75,7 +75,7 @@ def test_help_is_quick_and_does_not_import_torch(name):
         f"    runpy.run_module('rrvqlib.{name}', run_name='__main__')\n"
         "except SystemExit as exit:\n"
         "    assert not exit.code\n"
-        "heavy = {'torch', 'numpy', 'accelerate', 'huggingface_hub'} & sys.modules.keys()\n"
+        "heavy = {'torch', 'numpy', 'huggingface_hub'} & sys.modules.keys()\n"
         "assert not heavy, heavy\n"
     )
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -170,6 +170,7 @@ OUT_OF_RANGE = {
     "codebook_decay": ("0", "1", "-0.5"), "restart_below": ("-0.1",),
     "seed": ("-1", "99999999999"), "steps": ("0", "-1"),
     "batch_size": ("0", "-8", "1" + 22 * "0"), "lr": ("0", "-1e-3", "nan", "inf", "1e300"),
+    "seconds": ("-1", "nan", "inf"), "shard_mb": ("0", "-5"),
     "codebook_lr_factor": ("0", "nan"), "lr_warmup": ("-1",),
     "lr_min": ("-1", "1", "nan"), "plateau_patience": ("0",), "max_grad_norm": ("-1", "nan"),
     "skip_above": ("-1", "inf"), "max_skipped": ("0",), "ema": ("-0.1", "1", "2"),
@@ -195,7 +196,7 @@ def test_every_setting_out_of_range_is_refused(refused):
 def test_settings_that_do_not_go_together_are_refused(refused):
     for argv, text in (
         (("--batch_size", 8, "--grad_accumulation", 3), "multiple of grad_accumulation"),
-        (("--cuda_graphs", "true"), "--compile true"),
+        (("--cuda_graphs", "true", "--grad_accumulation", 2), "auto or false"),
         (("--model", "vqvae"), "one side only"),
         (("--network", "mlp"), "conv"),
         (("--codes", "4,4"), "one number or one for each"),
@@ -341,6 +342,8 @@ def test_resume_needs_the_run_s_own_settings_and_data(refused, run_folder, finis
     other = write_images(tmp_path / "other.npz")
     refused(train, *here, "--dataset", other, mentions=("--dataset", "images.npz"))
     call(train, *here, "--dataset", finished[1])  # finished: nothing to do
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "model.safetensors").touch()
     refused(train, *SMALL_FILES, "--out", tmp_path / "new", "--resume", "--dataset", finished[1],
             mentions="nothing to resume")  # fmt: skip
 
@@ -499,3 +502,76 @@ def test_a_closed_standard_error_stops_no_command(finished):
         ["bash", "-c", command, sys.executable], stdout=subprocess.PIPE, env=environment
     )
     assert done.returncode == 0 and b"bits/dim" in done.stdout
+
+
+def test_resume_begins_where_there_is_nothing_yet(call, finished, tmp_path, capsys):
+    """So that one command in a loop comes to the end, killed in its first second or later."""
+    here = [*SMALL_FILES, "--dataset", finished[1], "--out", tmp_path / "new", "--resume"]
+    call(train, *here)
+    assert "starting at step 0" in capsys.readouterr().err
+    first = (tmp_path / "new" / "results.json").read_text()
+    (tmp_path / "new" / CHECKPOINT).unlink()
+    for name in ("results.json", "config.json", "model.safetensors", "samples.png",
+                 "reconstructions.png"):  # fmt: skip
+        (tmp_path / "new" / name).unlink()
+    call(train, *here)  # run.json and metrics.jsonl alone: killed before the first checkpoint
+    assert (tmp_path / "new" / "results.json").read_text() == first
+
+
+def test_pictures_that_exist_are_kept_without_force(call, refused, finished, tmp_path):
+    out = tmp_path / "holiday.png"
+    out.write_bytes(b"precious")
+    for command in (sample, reconstruct):
+        refused(command, finished[0], "--n", 2, "--out", out, mentions=("exists", "--force"))
+        assert out.read_bytes() == b"precious"
+    call(sample, finished[0], "--n", 2, "--out", out, "--force")
+    assert out.read_bytes() != b"precious"
+
+
+@pytest.mark.parametrize("n", [10**23, 10_001])
+def test_absurd_numbers_are_refused_with_a_reason(n, refused, finished, tmp_path):
+    out = ("--out", tmp_path / "x.png")
+    refused(sample, finished[0], "--n", n, *out, mentions=("--n", "at most"))
+    refused(reconstruct, finished[0], "--n", n, *out, mentions=("--n", "at most"))
+    for flag in ("--iw_k", "--batch_size", "--limit"):
+        refused(evaluate, finished[0], flag, n * 10**6, mentions=(flag, "at most"))
+    for flag, value in {
+        "--blocks": n, "--pyramid": f"4*{n}", "--lr": 1e38, "--channels": n * 10,
+        "--codes": n * 10, "--image_size": n,
+    }.items():  # fmt: skip
+        refused(train, *SMALL_FILES, flag, value, "--out", tmp_path / "r", mentions=flag)
+
+
+def test_a_run_that_learnt_nothing_fails(refused, finished, tmp_path):
+    cold = ("--temperature", "1e-40", "--temperature_end", "1e-40")
+    refused(train, *SMALL_FILES, "--dataset", finished[1], "--out", tmp_path / "r", *cold,
+            mentions=("steps were skipped", "nothing was learnt"))  # fmt: skip
+    assert not (tmp_path / "r" / "results.json").exists()
+
+
+def test_other_pixels_under_the_same_name_are_noticed(
+    call, refused, run_folder, finished, tmp_path
+):
+    import numpy as np
+
+    path = finished[1].removeprefix("npz:")
+    arrays = dict(np.load(path, allow_pickle=False))
+    moved = tmp_path / "images.npz"
+    np.savez(moved, **{name: 255 - images for name, images in arrays.items()})
+    from rrvqlib import data
+    from rrvqlib.errors import UserError
+    from rrvqlib.run_folder import check_same_images
+
+    check_same_images(run_folder, finished[1], data.load(finished[1]))
+    with pytest.raises(UserError, match="other pixels"):
+        check_same_images(run_folder, f"npz:{moved}", data.load(f"npz:{moved}"))
+
+
+def test_a_score_that_is_no_number_is_an_error(refused, finished, monkeypatch):
+    import rrvqlib.scoring
+
+    real = rrvqlib.scoring.score
+    monkeypatch.setattr(
+        rrvqlib.scoring, "score", lambda *a, **k: real(*a, **k) | {"bits_per_dim": float("nan")}
+    )
+    refused(evaluate, finished[0], "--json", mentions=("bits_per_dim", "not a number"))

@@ -13,12 +13,12 @@ import torch
 from tiny_runs import TINY, VQVAE, trainer, write_images
 from torch._dynamo.utils import counters
 
-from rrvqlib import training
-from rrvqlib.compiled import compile_layers
 from rrvqlib.configs import parse_sides
 from rrvqlib.elbo import training_loss
 from rrvqlib.errors import UserError
 from rrvqlib.models import build
+from rrvqlib.optimisation import trainer as trainer_module
+from rrvqlib.optimisation.compiled import compile_layers
 
 KINDS = {
     "rrvq": {"decoder_input": "concat"},
@@ -79,7 +79,9 @@ def test_layers_of_one_kind_are_compiled_once():
 
 
 def test_a_compiled_run_is_the_run_and_evaluations_compile_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "compile_layers", partial(compile_layers, backend="aot_eager"))
+    monkeypatch.setattr(
+        trainer_module, "compile_layers", partial(compile_layers, backend="aot_eager")
+    )
     config = replace(TINY, dataset=write_images(tmp_path / "images.npz"), ema=0.0)
     plain = trainer(config, tmp_path / "plain")
     plain.run(show_progress=False)
@@ -96,7 +98,7 @@ def test_a_machine_that_cannot_compile_is_a_clear_error(tmp_path, monkeypatch):
     def broken(graph, inputs):
         raise OSError("no compiler here")
 
-    monkeypatch.setattr(training, "compile_layers", partial(compile_layers, backend=broken))
+    monkeypatch.setattr(trainer_module, "compile_layers", partial(compile_layers, backend=broken))
     dataset = write_images(tmp_path / "images.npz")
     run = trainer(replace(TINY, dataset=dataset, compile=True), tmp_path / "run")
     with pytest.raises(UserError, match=r"(?s)no compiler here.*--compile false"):
@@ -104,5 +106,5 @@ def test_a_machine_that_cannot_compile_is_a_clear_error(tmp_path, monkeypatch):
 
 
 def test_runs_that_do_not_compile_do_not_import_the_compiler():
-    code = "import sys, rrvqlib.training; sys.exit('torch._dynamo' in sys.modules)"
+    code = "import sys, rrvqlib.optimisation.trainer; sys.exit('torch._dynamo' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

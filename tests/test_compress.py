@@ -2,6 +2,7 @@
 
 import random
 import struct
+import time
 import zlib
 from dataclasses import replace
 
@@ -31,14 +32,14 @@ from rrvqlib.pictures import write_png
 
 WORDS = np.arange(40, dtype=np.uint32) * 99_999_989
 ENTRIES = (Entry("a.png", 30, 20), Entry("ü.jpg", 7, 9))
-FILE = Container("lossy", 3, 8, b"12345678", b"abcdefgh", ENTRIES, WORDS)
+FILE = Container("lossy", 3, 8, b"12345678", b"abcdefgh", b"ABCDEFGH", ENTRIES, WORDS)
 DATA = pack(FILE)
 
 
 def test_a_file_is_unpacked_as_it_was_packed():
     again = unpack(DATA, "file")
     assert np.array_equal(again.words, WORDS)
-    fields = ("mode", "layers", "tile", "model", "pixels", "entries")
+    fields = ("mode", "layers", "tile", "model", "pixels", "first", "entries")
     assert all(getattr(again, f) == getattr(FILE, f) for f in fields)
     assert again.tiles == 4 * 3 + 1 * 2
 
@@ -86,9 +87,7 @@ def test_a_file_that_lies_about_itself_ends_in_an_error_or_in_what_it_says(seed)
 
 
 def test_names_lead_into_no_other_folder():
-    hostile = Container(
-        "lossy", 1, 8, b"12345678", b"abcdefgh", (Entry("../../x.png", 8, 8),), WORDS
-    )
+    hostile = replace(FILE, entries=(Entry("../../x.png", 8, 8),))
     assert unpack(pack(hostile), "file").entries[0].name == "x.png"
 
 
@@ -98,7 +97,7 @@ def test_tiles_join_to_the_image(width, height):
     tiles = cut(image, 8)
     assert len(tiles) == -(-width // 8) * -(-height // 8)
     entries = (Entry("a", width, height), Entry("b", width, height))
-    first, second = join([*tiles, *tiles.flip(0).flip(0)], entries)
+    first, second = join([*tiles, *tiles], entries)
     assert torch.equal(first, image) and torch.equal(second, image)
 
 
@@ -150,16 +149,20 @@ def test_pictures_of_like_names_are_all_kept(folder, tmp_path):
     assert [Image.open(path).getpixel((0, 0))[0] for path in found] == [0, 1, 2, 3]
 
 
-def test_only_files_of_this_command_are_written_over(folder, tmp_path, capsys):
+def test_what_exists_is_replaced_with_force_alone(folder, tmp_path, capsys):
     picture = tmp_path / "mine.png"
     picture.write_bytes((folder / "one.png").read_bytes())
     for images, out in (([picture], picture), ([folder / "two.bmp"], picture),
                         ([picture], folder / "model" / "model.safetensors")):  # fmt: skip
         before = out.read_bytes()
         assert run("encode", folder / "model", *images, "--lossy", "--out", out) == 2
-        assert "choose another --out" in capsys.readouterr().err and out.read_bytes() == before
-    for _ in range(2):
-        assert run("encode", folder / "model", picture, "--out", tmp_path / "file") == 0
+        assert "--force" in capsys.readouterr().err and out.read_bytes() == before
+    file, out = tmp_path / "file", tmp_path / "out"
+    for force in ((), ("--force",)):
+        assert run("encode", folder / "model", picture, "--out", file, *force) == 0
+        assert run("decode", folder / "model", file, "--out", out, *force) == 0
+        assert run("encode", folder / "model", picture, "--out", file) == 2
+        assert run("decode", folder / "model", file, "--out", out) == 2
 
 
 def png_of_16_bits(path):
@@ -175,40 +178,92 @@ def png_of_16_bits(path):
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + parts)
 
 
+def sgi_of_16_bits(path):
+    head = struct.pack(">HBBHHHH", 474, 0, 2, 3, 8, 8, 3) + bytes(500)
+    path.write_bytes(head + bytes(range(256)) + bytes(128))
+
+
+def avif_of_12_bits(path):
+    """The flags of its av1C box say so; Pillow writes 8."""
+    Image.new("RGB", (8, 8)).save(path)
+    data = bytearray(path.read_bytes())
+    data[data.index(b"av1C") + 6] |= 0x60
+    path.write_bytes(data)
+
+
+def jpeg2000_of_16_bits(path):
+    """As its SIZ marker says for three channels."""
+    Image.new("RGB", (8, 8)).save(path)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"\xff\x4f\xff\x51") + 42
+    data[at : at + 9 : 3] = b"\x0f\x0f\x0f"
+    path.write_bytes(data)
+
+
 def test_a_picture_that_would_not_be_kept_is_refused(folder, tmp_path, capsys):
     grey = np.full((8, 8), 40_000, dtype=np.uint16)
     Image.fromarray(grey).save(tmp_path / "deep.png")
     Image.fromarray(np.float32(grey / 65535)).save(tmp_path / "float.tif")
+    Image.fromarray(grey).save(tmp_path / "grey.jp2")
     png_of_16_bits(tmp_path / "colour.png")
+    (tmp_path / "deep.ppm").write_bytes(b"P6 8 8 65535\n" + bytes(range(192)) * 2)
+    (tmp_path / "ten.ppm").write_bytes(b"P6 8 8 1023\n" + bytes(384))
+    (tmp_path / "plain.ppm").write_bytes(b"P3 2 1 65535\n1 2 3 65535 300 4\n")
+    (tmp_path / "deep.pgm").write_bytes(b"P5 8 8 65535\n" + bytes(range(128)))
+    sgi_of_16_bits(tmp_path / "deep.sgi")
+    avif_of_12_bits(tmp_path / "deep.avif")
+    jpeg2000_of_16_bits(tmp_path / "deep.jp2")
     Image.new("RGBA", (8, 8), (1, 2, 3, 254)).save(tmp_path / "glass.png")
     Image.new("L", (8, 8)).save(tmp_path / "hole.png", transparency=0)
     Image.new("CMYK", (8, 8)).save(tmp_path / "ink.tif")
     frames = [Image.new("L", (8, 8), level) for level in (0, 99)]
     frames[0].save(tmp_path / "film.gif", save_all=True, append_images=frames[1:])
-    reasons = {"deep.png": "8 bits", "float.tif": "8 bits", "colour.png": "8 bits",
-               "glass.png": "transparent", "hole.png": "transparent", "ink.tif": "CMYK",
-               "film.gif": "2 frames"}  # fmt: skip
-    for name, reason in reasons.items():
+    reasons = {"glass.png": "transparent", "hole.png": "transparent", "ink.tif": "CMYK",
+               "film.gif": "more than one frame", "deep.sgi": "cannot be read"}  # fmt: skip
+    pictures = [path.name for path in tmp_path.iterdir()]
+    assert len(pictures) == 15
+    for name in pictures:
         out = tmp_path / "file"
         assert run("encode", folder / "model", tmp_path / name, "--out", out) == 2, name
         errors = capsys.readouterr().err
-        assert name in errors and reason in errors and "convert it" in errors
+        assert name in errors and reasons.get(name, "8 bits") in errors, errors
         assert not out.exists()
 
 
-def test_opaque_pictures_of_8_bits_are_kept_upright(folder, tmp_path):
+def test_opaque_pictures_of_8_bits_are_kept_upright(folder, tmp_path, capsys):
     colours = Image.open(folder / "one.png")
     kept = {"opaque.png": colours.convert("RGBA"), "grey.png": colours.convert("L"),
-            "palette.gif": colours.convert("P")}  # fmt: skip
+            "palette.gif": colours.convert("P"), "bits.png": colours.convert("1"),
+            "plain.ppm": colours, "good.webp": colours, "good.tif": colours,
+            "good.jp2": colours}  # fmt: skip
     for name, picture in kept.items():
-        picture.save(tmp_path / name)
+        picture.save(tmp_path / name, **({"lossless": True} if name == "good.webp" else {}))
         expected = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
-        assert torch.equal(compress.read_image(tmp_path / name), expected)
+        assert torch.equal(compress.read_exactly(tmp_path / name), expected)
+        said = capsys.readouterr().err
+        for sign, what in (("grey", "being grey"), ("bits", "being grey"), ("palette", "palette")):
+            assert (what in said) == name.startswith(sign) or sign in ("grey", "bits")
+        assert bool(said) == name.startswith(("grey", "bits", "palette"))
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by a quarter
     colours.save(tmp_path / "lying.png", exif=exif)
     standing = torch.from_numpy(np.array(colours.rotate(-90, expand=True))).permute(2, 0, 1)
-    assert torch.equal(compress.read_image(tmp_path / "lying.png"), standing)
+    assert torch.equal(compress.read_exactly(tmp_path / "lying.png"), standing)
+
+
+def test_a_colour_profile_is_said_to_be_left_out(tmp_path, capsys):
+    Image.new("RGB", (8, 8)).save(tmp_path / "p3.png", icc_profile=b"profile of some camera")
+    compress.read_exactly(tmp_path / "p3.png")
+    assert "its colour profile is not" in capsys.readouterr().err
+
+
+def test_pictures_are_measured_before_they_are_decoded(folder, tmp_path, capsys):
+    huge = tmp_path / "huge.png"
+    Image.new("1", (13_000, 13_000)).save(huge)  # 20 kB, 169 million pixels
+    start = time.process_time()
+    assert run("encode", folder / "model", huge, "--out", tmp_path / "file") == 2
+    assert "cut it in pieces" in capsys.readouterr().err
+    assert time.process_time() - start < 5
 
 
 def test_pictures_and_names_of_every_kind_are_kept_or_refused(
@@ -218,7 +273,7 @@ def test_pictures_and_names_of_every_kind_are_kept_or_refused(
     for name in ("bad\udcff.png", "€" * 100 + ".png"):
         kept = unpack(pack(replace(FILE, entries=(Entry(name, 30, 20),))), "file").entries[0].name
         assert kept and len(kept.encode()) <= 255
-    assert "€" * 85 == kept
+    assert "€" * 66 + ".png" == kept
     long = tmp_path / "long.png"
     Image.new("L", (MAX_SIDE + 1, 1)).save(long)
     assert run("encode", folder / "model", long, "--out", tmp_path / "file") == 2

@@ -9,7 +9,10 @@ from tiny_runs import TINY
 from torch.utils.flop_counter import FlopCounterMode
 
 from rrvqlib.configs import NamedRun
-from rrvqlib.costs import (
+from rrvqlib.elbo import training_loss
+from rrvqlib.errors import UserError
+from rrvqlib.models import build
+from rrvqlib.optimisation.costs import (
     BYTES_PER_PARAMETER,
     duration,
     estimate,
@@ -17,9 +20,6 @@ from rrvqlib.costs import (
     scientific,
     show,
 )
-from rrvqlib.elbo import training_loss
-from rrvqlib.errors import UserError
-from rrvqlib.models import build
 from rrvqlib.runs import RUNS
 
 MLP = replace(TINY, model="relaxed-vqvae", network="mlp", pyramid=(2,), channels=16, blocks=1)

@@ -1,5 +1,6 @@
 """Data sets: what is in them, how they are split, what bad input is told."""
 
+import dataclasses
 import hashlib
 import io
 import os
@@ -743,7 +744,7 @@ def test_an_unreadable_image_is_named(tmp_path):
     write_images(tmp_path / "a", random_images(12))
     victim = tmp_path / "a" / "005.png"
     victim.write_bytes(victim.read_bytes()[:-60])
-    with pytest.raises(UserError, match="005.png.*mend or remove"):
+    with pytest.raises(UserError, match="005.png.*fix or remove"):
         data.load(f"folder:{tmp_path}")
 
 
@@ -762,3 +763,72 @@ def test_unfit_folder_is_told_what_is_wrong(folders, message, tmp_path):
         write_images(tmp_path / folder, random_images(count))
     with pytest.raises(UserError, match=message):
         data.load(f"folder:{tmp_path}")
+
+
+def test_the_digest_is_of_every_pixel_and_of_the_splits(tmp_path):
+    splits = data.load("swatches", image_size=8)
+    assert splits.digest == data.load("swatches", image_size=8).digest
+    other = splits.test.clone()
+    other[-1, -1, -1, -1] ^= 1
+    moved = dataclasses.replace(splits, valid=splits.test, test=splits.valid)
+    assert dataclasses.replace(splits, test=other).digest != splits.digest
+    assert moved.digest == splits.digest  # the two are alike here
+    fewer = dataclasses.replace(splits, train=splits.train[:-1])
+    assert fewer.digest != splits.digest
+
+
+@pytest.mark.parametrize("name", ["valid", "val", "validation"])
+def test_folder_knows_the_usual_names_of_validation(name, tmp_path):
+    images = random_images(9)
+    for number, split in enumerate(("train", name, "test")):
+        write_images(tmp_path / split, images[3 * number : 3 * number + 3])
+    splits = data.load(f"folder:{tmp_path}", image_size=8)
+    assert torch.equal(splits.valid, channels_first(images[3:6]))
+    write_images(tmp_path / ("val" if name != "val" else "valid"), images)
+    with pytest.raises(UserError, match="keep one of them"):
+        data.load(f"folder:{tmp_path}")
+
+
+def test_folder_follows_links_but_in_no_circle(tmp_path):
+    write_images(tmp_path / "elsewhere" / "cat", random_images(12))
+    (tmp_path / "images").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "images" / name).symlink_to(tmp_path / "elsewhere" / "cat")
+    (tmp_path / "elsewhere" / "cat" / "up").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "images" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    splits = data.load(f"folder:{tmp_path / 'images'}", image_size=8)
+    assert sum(len(splits[split]) for split in data.SPLITS) == 24
+    assert "1 x link that leads nowhere" in splits.description
+
+
+def test_folder_says_what_it_left_out_and_did_not_keep(tmp_path):
+    for split in ("train", "test", "extra"):
+        write_images(tmp_path / split, random_images(12))
+    (tmp_path / "train" / "labels.csv").touch()
+    (tmp_path / "train" / ".DS_Store").touch()
+    glass = Image.new("RGBA", (8, 8), (9, 9, 9, 0))
+    glass.save(tmp_path / "test" / "glass.png")
+    splits = data.load(f"folder:{tmp_path}", image_size=8)
+    assert (splits.test[-1] == 255).all()  # white, not the colour that nobody sees
+    for said in ("1 x .csv file", "1 x extra/", "1 x transparent pixels"):
+        assert said in splits.description, splits.description
+    assert "DS_Store" not in splits.description
+
+
+@pytest.mark.parametrize("suffix", ["pgm", "avif", "jfif", "jp2"])
+def test_folder_takes_every_format_that_can_be_read_exactly(suffix, tmp_path):
+    for number in range(10):
+        mode = "L" if suffix == "pgm" else "RGB"
+        kind = {"jfif": "JPEG"}.get(suffix)
+        Image.new(mode, (8, 8), 77 if mode == "L" else (77, 77, 77)).save(
+            tmp_path / f"{number}.{suffix}", format=kind
+        )
+    splits = data.load(f"folder:{tmp_path}", image_size=8)
+    assert (splits.train.int() - 77).abs().max() <= 2
+
+
+def test_an_npz_member_that_is_no_array_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as file:
+        file.writestr("train_images", b"not an array")
+    with pytest.raises(UserError, match="cannot read|no array"):
+        data.load(f"npz:{tmp_path / 'x.npz'}")

@@ -7,7 +7,6 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
-from huggingface_hub.errors import EntryNotFoundError
 from scipy import stats
 from torch import nn
 
@@ -559,16 +558,23 @@ def test_saved_models_come_back_bit_for_bit(config, tmp_path):
 
 def test_a_pickle_from_the_hub_is_not_loaded(tmp_path, monkeypatch):
     lively(THREE).save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    fetched = []
 
-    def download(repo_id, filename, **_):  # a repository without model.safetensors
-        if filename == "model.safetensors":
-            raise EntryNotFoundError(filename)
-        return str(tmp_path / filename)
+    def snapshot(repo_id, allow_patterns, **_):
+        fetched.append(allow_patterns)
+        return str(tmp_path)
 
-    monkeypatch.setattr("huggingface_hub.hub_mixin.hf_hub_download", download)
+    monkeypatch.setattr(
+        "huggingface_hub.hub_mixin.hf_hub_download", lambda filename, **_: tmp_path / filename
+    )
+    monkeypatch.setattr("rrvqlib.models.base.snapshot_download", snapshot)
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("unpickled"))
-    with pytest.raises(UserError, match="pytorch_model.bin is a pickle"):
+    assert HierarchicalVAE.from_pretrained("someone/model").config == THREE
+    weights.rename(tmp_path / "pytorch_model.bin")  # a repository that has only this
+    with pytest.raises(UserError, match=r"model.safetensors is missing; ask the model's authors"):
         HierarchicalVAE.from_pretrained("someone/model")
+    assert not any("bin" in pattern for patterns in fetched for pattern in patterns)
 
 
 def test_config_json_holds_the_settings_of_the_model(tmp_path):

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch.distributions import Bernoulli, kl_divergence
+from torch.distributions import Bernoulli, Normal, kl_divergence
 
 from rrvqlib.configs import ModelConfig
 from rrvqlib.elbo import training_loss
@@ -15,6 +15,7 @@ from rrvqlib.models import build
 from rrvqlib.responsibilities import log_responsibilities
 from rrvqlib.rivals import RIVALS, estimators
 from rrvqlib.rivals.binary import BinaryLatent, trapezoid_bits
+from rrvqlib.rivals.code_priors import UnusedCodes
 
 LOGITS = torch.tensor([0.3, -1.0, 0.8, 0.1], dtype=torch.float64)  # of q(z), four states
 VALUES = torch.tensor([-1.0, 2.0, 0.5, -3.0], dtype=torch.float64)  # log p(x, z)
@@ -220,3 +221,53 @@ def test_two_levels_of_nearest_codes_pay_log_k_for_every_variable():
     expected = torch.tensor([16.0, 4.0]) * torch.tensor([5.0, 3.0]).log()
     torch.testing.assert_close(terms.kl, expected.expand(2, -1))
     torch.testing.assert_close(terms.log_weight, terms.elbo)
+
+
+def test_sq_vae_pays_the_kl_of_two_gaussians_and_is_scored_without_it():
+    config = ModelConfig(
+        image_size=4, pyramid=(2,), codes=(5,), code_size=3, channels=4, model="relaxed-vqvae",
+        covariance="shared", sample="soft",
+    )  # fmt: skip
+    model = lively(config)
+    latent, images = model.latent, torch.randint(0, 256, (6, 3, 4, 4), dtype=torch.uint8)
+    latent.codebook.raw_log_variances.data.fill_(-0.7)
+    posterior, no_prior = torch.randn(6, 3, 2, 2), torch.empty(6, 0, 2, 2)
+    draw = latent(posterior, no_prior, torch.tensor(0.5))
+    std = torch.tensor(-0.7).exp().sqrt()
+    apart = kl_divergence(Normal(posterior, std), Normal(draw.vectors, std)).flatten(1).sum(1)
+    torch.testing.assert_close(draw.penalty, apart)
+    draw.penalty.sum().backward()  # embeddings, codes and variance all learn from it
+    assert latent.codebook.means.grad.abs().sum() > 0
+    assert latent.codebook.raw_log_variances.grad < 0  # further apart than s: s should grow
+    assert model(images, torch.tensor(0.5)).penalty is not None
+    assert model(images).penalty is None  # the score knows nothing of it
+    twin = build(replace(config, covariance="isotropic"))
+    assert twin(images, torch.tensor(0.5)).penalty is None
+
+
+def reset_after(counts, steps=20):
+    """The codes that have moved after `steps` steps in which code k was drawn counts[k] times."""
+    torch.manual_seed(0)
+    unused, means = UnusedCodes(len(counts)), torch.randn(len(counts), 8)
+    before = means.clone()
+    codes = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    for part in codes.tensor_split(steps):
+        unused.move(means)
+        assert torch.equal(means, before)  # not before it is time
+        unused.count(part)
+    unused.move(means)
+    return before, means, unused
+
+
+def test_hqa_moves_the_least_used_code_to_the_most_used_one():
+    before, means, unused = reset_after([300, 1000, 29, 31])
+    assert (means != before).any(1).tolist() == [False, False, True, False]
+    assert 0.001 < (means[2] - before[1]).std() < 0.03  # noise of 0.01
+    assert unused.counts.sum() == 0  # the next twenty steps are counted afresh
+
+
+def test_hqa_leaves_codes_that_are_used_often_enough():
+    before, means, unused = reset_after([300, 1000, 31, 31])
+    assert torch.equal(means, before) and unused.counts.sum() == 0
+    before, means, unused = reset_after([300, 1000, 0, 31], steps=19)
+    assert torch.equal(means, before) and unused.counts.sum() == 1331

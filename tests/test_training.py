@@ -19,21 +19,26 @@ from PIL import Image
 from tiny_runs import SMALL_FILES, TINY, VQVAE, start_or_resume, trainer, write_images
 from torch.optim.swa_utils import AveragedModel
 
-from rrvqlib import training
 from rrvqlib.checkpoint import CHECKPOINT, load_model, load_state, save_state
 from rrvqlib.configs import RunConfig
 from rrvqlib.errors import UserError
 from rrvqlib.models import build
-from rrvqlib.scoring import score
-from rrvqlib.training import (
-    batch_indices,
-    check_same_run,
+from rrvqlib.optimisation import step as step_module
+from rrvqlib.optimisation import trainer as trainer_module
+from rrvqlib.optimisation.dials import Statistics
+from rrvqlib.optimisation.flat import learning_groups
+from rrvqlib.optimisation.log import MetricsLog
+from rrvqlib.optimisation.records import check_same_run
+from rrvqlib.optimisation.schedules import (
+    ImageOrder,
+    Plateau,
     kl_weight_at,
     lr_factor_at,
-    make_optimizer,
     temperature_at,
-    train,
 )
+from rrvqlib.optimisation.signals import StopRequest
+from rrvqlib.optimisation.trainer import train
+from rrvqlib.scoring import score
 
 KINDS = {
     "cosine": {},
@@ -72,7 +77,7 @@ def test_a_resumed_run_equals_an_unbroken_one(kind, images, tmp_path):
     config = replace(TINY, dataset=images, **kind)
     trainer(config, tmp_path / "unbroken").run(show_progress=False)
     broken = trainer(config, tmp_path / "broken")
-    log = training.MetricsLog(broken.out, 0)
+    log = MetricsLog(broken.out, 0)
     for _ in range(9):  # past a checkpoint (6) and an evaluation (8), which must be repeated
         broken.step()
         if broken.progress.step in (4, 8):
@@ -86,26 +91,28 @@ def test_a_resumed_run_equals_an_unbroken_one(kind, images, tmp_path):
     assert_same_run(tmp_path / "unbroken", tmp_path / "broken")
 
 
+def test_the_plateau_schedule_played_by_hand():
+    """Down after exactly so many evaluations in a row without a new best, never below the floor."""
+    plateau = Plateau(1e-2, floor=7e-3, patience=3)
+    scores = [5.0, 6.0, 5.0, 4.9, 5.5, 5.5, 5.5, 5.5, 4.9, 5.5, 5.5, 5.5]
+    found = []
+    for score_ in scores:
+        plateau.note(score_)
+        found.append(plateau.lr / 1e-2)
+    # Equal to the best is no new best; after a fall the count begins anew.
+    assert found == pytest.approx([1, 1, 1, 1, 1, 1, 0.8, 0.8, 0.8, 0.7, 0.7, 0.7])
+
+
 def test_the_plateau_schedule_remembers_bad_evaluations_when_resumed(images, tmp_path):
-    config = replace(TINY, dataset=images, **{**KINDS["plateau"], "lr": 1e-2, "lr_min": 7e-3})
+    config = replace(TINY, dataset=images, schedule="plateau", plateau_patience=2, lr_warmup=0)
     run = trainer(config, tmp_path / "run")
     for valid in (5.0, 6.0):  # the best, then one worse
-        run.scheduler.step(valid)
+        run.plateau.note(valid)
     run.save()
     again = trainer(config, tmp_path / "run")
     again.resume()
-
-    def factors():
-        slow, fast = (group["lr"] for group in again.optimizer.param_groups)
-        assert fast == pytest.approx(5 * slow)
-        return slow / 1e-2
-
-    found = []
-    for _ in range(4):
-        again.scheduler.step(5.5)
-        found.append(factors())
-    # Down at the second bad one in a row, the first after the resumption; at last the floor.
-    assert found == pytest.approx([0.8, 0.8, 0.7, 0.7])
+    again.plateau.note(5.5)
+    assert again.lr == pytest.approx(0.8 * config.lr)
 
 
 def start(images, out, *more):
@@ -159,7 +166,7 @@ def test_a_run_stopped_by_a_signal_goes_on_as_if_nothing_had_happened(
 def test_nohup_is_heeded():
     old = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with training.StopRequest() as stop:
+        with StopRequest() as stop:
             os.kill(os.getpid(), signal.SIGHUP)
         assert not stop.signum
     finally:
@@ -229,7 +236,7 @@ def test_a_run_killed_while_it_is_scored_is_scored_when_resumed(images, tmp_path
         raise KeyboardInterrupt
 
     with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
-        m.setattr(training.pictures, "write_run_pictures", interrupt)
+        m.setattr(trainer_module.pictures, "write_run_pictures", interrupt)
         train(config, out, "tiny", show_progress=False)
     assert not (out / "results.json").exists()
     results = train(config, out, "tiny", resume=True, show_progress=False)
@@ -247,7 +254,7 @@ def test_a_score_that_is_no_number_is_a_clear_error(images, tmp_path, monkeypatc
     run = trainer(replace(TINY, dataset=images), tmp_path / "run")
     with torch.no_grad():
         run.evaluated.likelihood.log_scale.fill_(math.nan)
-    with pytest.raises(UserError, match="not a finite number.*--lr"):
+    with pytest.raises(UserError, match="not finite.*--lr"):
         run.finish()
     assert not (tmp_path / "run" / "results.json").exists()
 
@@ -302,7 +309,7 @@ def test_a_network_that_puts_out_nan_skips_its_steps(changes, images, tmp_path):
     with torch.no_grad():
         run.model.top_down.layers[0].qladder.project.bias.fill_(math.nan)
     run.step()
-    assert run.progress.skipped == 1 and run.progress.step == 2
+    assert run.skipped == 1 and run.progress.step == 2
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])
@@ -321,17 +328,16 @@ def test_a_step_with_nan_is_skipped_and_leaves_no_trace(kind, images, tmp_path, 
     run = trainer(config, tmp_path / "run")
     run.step()
     before = {k: v.clone() for k, v in run.model.state_dict().items()}
-    original = training.training_loss
-    monkeypatch.setattr(training, "training_loss", lambda *a: original(*a) * math.nan)
+    original = step_module.training_loss
+    monkeypatch.setattr(step_module, "training_loss", lambda *a: original(*a) * math.nan)
     run.step()
-    assert run.progress.skipped == run.progress.skipped_in_a_row == 1
+    statistics = run.compute.statistics
+    assert run.skipped == int(statistics.skipped_in_a_row) == 1
     for name, value in run.model.state_dict().items():
-        if ".average." not in name and "codebook.means" not in name:
-            assert torch.equal(value, before[name]), name
-        assert value.isfinite().all()
-    monkeypatch.setattr(training, "training_loss", original)
+        assert torch.equal(value, before[name]), name
+    monkeypatch.setattr(step_module, "training_loss", original)
     run.step()
-    assert run.progress.skipped == 1 and run.progress.skipped_in_a_row == 0
+    assert run.skipped == 1 and int(statistics.skipped_in_a_row) == 0
 
 
 def test_nan_features_do_not_poison_the_codebook_averages(images, tmp_path):
@@ -348,7 +354,7 @@ def test_training_that_stays_broken_ends_with_a_message_and_good_weights(
 ):
     run = trainer(replace(TINY, dataset=images, max_skipped=3), tmp_path / "run")
     run.step()
-    monkeypatch.setattr(training, "training_loss", lambda *a: torch.tensor(math.nan) * next(
+    monkeypatch.setattr(step_module, "training_loss", lambda *a: torch.tensor(math.nan) * next(
         run.model.parameters()).sum())  # fmt: skip
     with pytest.raises(UserError, match="3 steps in a row.*--lr"):
         for _ in range(10):
@@ -357,15 +363,26 @@ def test_training_that_stays_broken_ends_with_a_message_and_good_weights(
     assert all(w.isfinite().all() for w in weights(tmp_path / "run").values())
 
 
-def test_the_skip_threshold_follows_the_norms_and_cannot_lock_up(images, tmp_path):
-    run = trainer(replace(TINY, dataset=images), tmp_path / "run")
+def test_the_skip_threshold_follows_the_norms_and_cannot_lock_up():
+    statistics = Statistics(torch.device("cpu"))
+
+    def see(norm):
+        norm, one = torch.tensor(norm), torch.ones(())
+        statistics.note(one, norm, one, statistics.trusts(one, norm, 20.0))
+
     for norm in [1.0] * 20:
-        run.finish_step(1.0, norm, 0.0)
-    assert run.progress.skipped == 0
+        see(norm)
+    assert statistics.skipped == 0
     for norm in [100.0] * 80:  # a new regime: first skipped, then accepted
-        run.finish_step(1.0, norm, 0.0)
-    assert 0 < run.progress.skipped < 60
-    assert run.progress.skipped_in_a_row == 0
+        see(norm)
+    assert 0 < statistics.skipped < 60
+    assert statistics.skipped_in_a_row == 0
+
+
+def batch_indices(step, n, config):
+    order = ImageOrder(n, config, torch.device("cpu"))
+    order.turn_to(step)
+    return order.indices()
 
 
 def test_every_image_is_seen_once_an_epoch():
@@ -420,22 +437,22 @@ def test_the_average_of_the_weights_equals_a_numpy_loop(images, tmp_path):
             count += 1
             decay = min(0.9, (1 + count) / (10 + count))
             expected = decay * expected + (1 - decay) * current
-    found = run.average.module.get_parameter(name).detach().numpy()
+    average = run.compute.average.model
+    found = average.get_parameter(name).detach().numpy()
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
-    for ours, torchs in zip(run.average.parameters(), theirs.parameters(), strict=True):
+    for ours, torchs in zip(average.parameters(), theirs.parameters(), strict=True):
         assert torch.equal(ours, torchs)
-    assert run.average.n_averaged == theirs.n_averaged
 
 
 @pytest.mark.parametrize(
     "kind", [{}, VQVAE, {"latent": "gaussian"}, {**VQVAE, "codebook_update": "loss"}]
 )
 def test_every_parameter_learns_at_one_of_two_rates(kind):
-    config = replace(TINY, lr=1e-3, codebook_lr_factor=7.0, **kind)
+    config = replace(TINY, **kind)
     model = build(config.model_config)
-    optimizer = make_optimizer(model, config)
-    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
-    assert len(rates) == sum(len(group["params"]) for group in optimizer.param_groups)
+    slow, fast = learning_groups(model)
+    rates = {id(p): 1e-3 for p in slow} | {id(p): 7e-3 for p in fast}
+    assert len(rates) == len(slow) + len(fast)
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             assert id(parameter) not in rates
@@ -466,6 +483,7 @@ def test_a_checkpoint_of_another_version_is_refused(images, tmp_path):
         {"config": state["config"]},
         {**state, "optimizer": None},
         {**state, "progress": {"step": 1, "epochs": 2}},
+        {**state, "statistics": state["statistics"][1:]},
         {**state, "model": dict(list(state["model"].items())[1:])},
     ):
         save_state(run.out / CHECKPOINT, wrong)
@@ -495,13 +513,14 @@ def test_training_lowers_the_score(images, tmp_path):
 
 def test_log_variances_that_hit_their_bound_come_back(images, tmp_path):
     run = trainer(replace(TINY, dataset=images), tmp_path / "run")
-    raw = run.codebooks[0].raw_log_variances
+    codebook = run.model.top_down.layers[0].latent.codebook
+    raw = codebook.raw_log_variances
     with torch.no_grad():
         raw.fill_(9.0)
     run.step()
     assert raw.max() == 5.0  # on the edge, where the clamp passes gradients again
     raw.grad = None
-    run.codebooks[0].log_variances.sum().backward()
+    codebook.log_variances.sum().backward()
     assert (raw.grad == 1).all()
 
 

@@ -5,7 +5,7 @@ import numpy as np
 from rrvqlib import data
 from rrvqlib.checkpoint import CHECKPOINT
 from rrvqlib.configs import RunConfig
-from rrvqlib.training import Trainer
+from rrvqlib.optimisation.trainer import Trainer
 
 TINY = RunConfig(
     image_size=8,

@@ -11,8 +11,11 @@ import torch
 from safetensors.torch import save_file
 from tiny_runs import TINY, VQVAE
 
-from rrvqlib import data, sampling, training
+from rrvqlib import data, sampling
 from rrvqlib.errors import UserError
+from rrvqlib.optimisation import step as step_module
+from rrvqlib.optimisation.signals import Stopped, StopRequest
+from rrvqlib.optimisation.trainer import Trainer, train
 
 STEPS = 3
 CASES = {
@@ -32,22 +35,22 @@ def run_of(case, images, out):
     # Unclipped: clipping would hide a factor.
     config = replace(TINY, dataset=images, max_grad_norm=0.0, **CASES[case])
     splits = data.load(config.dataset, image_size=config.image_size)
-    return training.Trainer(config, splits, Path(out), case)
+    return Trainer(config, splits, Path(out), case)
 
 
 def share_noise(run):
     """Each process takes its rows of the noise that one process would draw for the batch."""
-    config, accelerator = run.config, run.accelerator
+    config, processes = run.config, run.processes
     parts, calls = config.grad_accumulation, [0, -1]
 
     def noise(like):
         step = run.progress.step
         calls[:] = [calls[0] + 1 if calls[1] == step else 0, step]
         part, layer = divmod(calls[0], config.layers)
-        rows, pieces = len(like), accelerator.num_processes * parts
+        rows, pieces = len(like), processes.count * parts
         generator = torch.Generator().manual_seed(1000 * step + layer)
         whole = torch.empty(rows * pieces, *like.shape[1:]).exponential_(generator=generator)
-        first = (accelerator.process_index * parts + part) * rows
+        first = (processes.rank * parts + part) * rows
         return -whole.log()[first : first + rows]
 
     sampling.gumbel_noise = noise
@@ -56,15 +59,15 @@ def share_noise(run):
 def weights_after(case, images, out, spoil_rank):
     """Weights after a few steps; in case `nan` the process `spoil_rank` has one bad step."""
     run = run_of(case, images, out)
-    noise, loss = sampling.gumbel_noise, training.training_loss
+    noise, loss = sampling.gumbel_noise, step_module.training_loss
     share_noise(run)
     for step in range(STEPS):
-        if case == "nan" and step == 1 and run.accelerator.process_index == spoil_rank:
-            training.training_loss = lambda *args: loss(*args) + float("nan")
+        if case == "nan" and step == 1 and run.processes.rank == spoil_rank:
+            step_module.training_loss = lambda *args: loss(*args) + float("nan")
         run.step()
-        training.training_loss = loss
+        step_module.training_loss = loss
     sampling.gumbel_noise = noise  # the next run's initialisation draws its own
-    tensors = run.model.state_dict() | {"skipped": torch.tensor(run.progress.skipped)}
+    tensors = run.model.state_dict() | {"skipped": torch.tensor(run.skipped)}
     for name, parameter in run.model.named_parameters():
         if parameter.grad is not None:
             tensors["gradient of " + name] = parameter.grad
@@ -78,13 +81,14 @@ def stop_of_one(images, out):
 
     def step_with_signal():
         step()
-        if run.progress.step == 2 and run.accelerator.process_index == 1:
+        if run.progress.step == 2 and run.processes.rank == 1:
             os.kill(os.getpid(), signal.SIGTERM)
 
     run.step = step_with_signal
     try:
-        run.run(show_progress=False)
-    except training.Stopped as stopped:
+        with StopRequest() as stop:
+            run.run(stop, show_progress=False)
+    except Stopped as stopped:
         return {"step": torch.tensor(run.progress.step), "code": torch.tensor(stopped.exit_code)}
     return {}
 
@@ -93,7 +97,7 @@ def odd_batch(images, out):
     """The message for a batch that two processes cannot share."""
     config = replace(TINY, dataset=images, batch_size=7)
     try:
-        training.Trainer(config, data.load(images, image_size=8), Path(out), "odd")
+        Trainer(config, data.load(images, image_size=8), Path(out), "odd")
     except UserError as error:
         return str(error)
     return ""
@@ -111,7 +115,7 @@ def load_in_turn(images, out):
 
     data.load = slow_load
     config = replace(TINY, dataset=images, steps=1)
-    training.train(config, Path(out), "in turn", show_progress=False)
+    train(config, Path(out), "in turn", show_progress=False)
     return str(found)
 
 

@@ -22,8 +22,8 @@ from rrvqlib import cli, data
 from rrvqlib.checkpoint import check_writable, load_model, write_json
 from rrvqlib.codec import Codec
 from rrvqlib.errors import UserError
+from rrvqlib.optimisation.records import hardware, versions
 from rrvqlib.pictures import grid
-from rrvqlib.training import hardware, versions
 
 LOSSLESS = {
     "PNG": {"optimize": True},

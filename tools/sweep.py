@@ -21,9 +21,10 @@ from rrvqlib import cli, data
 from rrvqlib.checkpoint import check_writable
 from rrvqlib.configs import RunConfig, parse_sides
 from rrvqlib.elbo import bits_per_dim
+from rrvqlib.optimisation.records import hardware, versions
+from rrvqlib.optimisation.trainer import Trainer
 from rrvqlib.runs import RUNS
 from rrvqlib.scoring import seeded
-from rrvqlib.training import Trainer, hardware, versions
 
 BASE = RunConfig(
     pyramid=parse_sides("16*4,8,4"),
@@ -36,8 +37,8 @@ BASE = RunConfig(
     lr_warmup=25,
 )
 
-# The model of Table G.1 as the paper has it (16x16 to 1x1, K = 256, D = 128, four blocks between
-# latents and in every ladder and strap), but for its width.
+# The model of Table G.1 (16x16 to 1x1, K = 256, D = 128, four blocks between latents and in every
+# ladder and strap); the paper does not give its width.
 TABLE_G1 = asdict(RUNS["cifar10-l5-rrvq"].config.model_config) | {"channels": 32}
 
 VARIANTS: dict[str, dict] = {

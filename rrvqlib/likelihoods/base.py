@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rrvqlib.numerics import full_precision
+
 
 def pixels_to_reals(images: Tensor) -> Tensor:
     """uint8 -> float32 in (-1/2, 1/2): the centre of each of 256 bins of width 1/256."""
@@ -100,7 +102,7 @@ class Likelihood(nn.Module, ABC):
 
     def log_prob(self, images: Tensor, parameters: Tensor) -> Tensor:
         """log p(x | z) of uint8 images (B, 3, S, S): (B,) nats."""
-        with torch.autocast(images.device.type, enabled=False):
+        with full_precision(images.device):
             # A bfloat16 near 1/2 is half a bin wide.
             precise = parameters.to(torch.promote_types(parameters.dtype, torch.float32))
             return self.log_masses(images, precise).flatten(1).sum(1)

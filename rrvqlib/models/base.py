@@ -1,11 +1,15 @@
 """What all models share: the ELBO, samples, reconstructions, saving and loading."""
 
+import math
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin
+from huggingface_hub import PyTorchModelHubMixin, snapshot_download
 from torch import Tensor, nn
 
 from rrvqlib.configs import ModelConfig
@@ -13,8 +17,16 @@ from rrvqlib.convolutions import data_dependent_init
 from rrvqlib.elbo import ElboTerms
 from rrvqlib.embeddings import Codebook
 from rrvqlib.errors import UserError
-from rrvqlib.latents import CodebookLatent, GaussianLatent, LatentDraw, NearestLatent
+from rrvqlib.latents import (
+    CodebookLatent,
+    GaussianLatent,
+    LatentDraw,
+    NearestLatent,
+    StochasticallyQuantizedLatent,
+)
 from rrvqlib.likelihoods import build_likelihood
+from rrvqlib.pixels import check_pixels
+from rrvqlib.weights import INDEX, BadWeights, check_weights, read_weights, write_weights
 
 
 @dataclass(frozen=True)
@@ -42,13 +54,44 @@ class VAE(nn.Module, PyTorchModelHubMixin, ABC):
         self.config = config
         self.likelihood = build_likelihood(config)
 
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """What `save_pretrained` turns to for the weights."""
+        write_weights(self.state_dict(), save_directory)
+
     @classmethod
-    def _load_as_pickle(cls, model: "VAE", model_file: str, map_location: str, strict: bool):
-        """What `from_pretrained` turns to where a Hub repository has no model.safetensors."""
-        raise UserError(
-            f"{model_file} is a pickle, which could run any code; ask its authors for"
-            " model.safetensors"
-        )
+    def _from_pretrained(
+        cls,
+        *,
+        model_id: str,
+        revision: str | None,
+        cache_dir: str | Path | None,
+        force_download: bool,
+        local_files_only: bool,
+        token: str | bool | None,
+        map_location: str = "cpu",
+        strict: bool = True,
+        **settings: Any,
+    ) -> "VAE":
+        """What `from_pretrained` turns to; shards are read, pickles are not."""
+        directory = model_id
+        if not os.path.isdir(model_id):
+            directory = snapshot_download(
+                model_id,
+                revision=revision,
+                cache_dir=cache_dir,
+                force_download=force_download,
+                local_files_only=local_files_only,
+                token=token,
+                allow_patterns=["model*.safetensors", INDEX],
+            )
+        try:
+            weights = read_weights(directory)
+            check_weights(weights, lambda: cls(**settings), strict)
+        except BadWeights as error:
+            raise UserError(f"{model_id}: {error}; ask the model's authors for its files") from None
+        model = cls(**settings)
+        model.load_state_dict(weights, strict=strict)
+        return model.to(map_location).eval()
 
     @abstractmethod
     def infer(self, images: Tensor, temperature: Tensor | None) -> Inference:
@@ -79,7 +122,11 @@ class VAE(nn.Module, PyTorchModelHubMixin, ABC):
 
         Returns:
             See `ElboTerms`; with categorical samples it holds `log_ratio` too.
+
+        Raises:
+            UserError: the images are of another kind or size, or the weights not float32.
         """
+        self._check_input(images)
         inference = self.infer(images, temperature)
         draws = inference.draws
         ratios = [draw.log_ratio for draw in draws]
@@ -95,13 +142,41 @@ class VAE(nn.Module, PyTorchModelHubMixin, ABC):
 
     @torch.no_grad()
     def sample(self, n: int, temperature: float = 1.0) -> Tensor:
-        """n images from the prior, as the likelihood's means: (n, 3, S, S) in (-1/2, 1/2)."""
+        """n images from the prior, as the likelihood's means: (n, 3, S, S) in (-1/2, 1/2).
+
+        Raises:
+            UserError: n is no whole number from 1, or the temperature none from 0.
+        """
+        if not isinstance(n, int) or n < 1:
+            raise UserError(f"{n} samples: must be a whole number, at least 1")
+        if not 0 <= temperature < math.inf:
+            raise UserError(f"temperature {temperature}: must be 0 or more, and finite")
+        self._check_precision()
         return self.likelihood.mean(self.decode_prior(n, temperature))
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor) -> Tensor:
-        """Likelihood means given codes drawn from the posterior: uint8 (B, 3, S, S) -> reals."""
+        """Likelihood means given codes drawn from the posterior: uint8 (B, 3, S, S) -> reals.
+
+        Raises:
+            UserError: as the model itself.
+        """
+        self._check_input(images)
         return self.likelihood.mean(self.infer(images, None).parameters)
+
+    def _check_input(self, images: Tensor) -> None:
+        check_pixels(images, self.config.image_size)
+        self._check_precision()
+
+    def _check_precision(self) -> None:
+        """Weights are float32; autocast computes in less where less will do."""
+        kind = next(self.parameters()).dtype
+        if kind != torch.float32:
+            name = str(kind).removeprefix("torch.")
+            raise UserError(
+                f"the model's weights are {name}; call model.float(), and use torch.autocast where"
+                " speed is wanted"
+            )
 
     @property
     def trained(self) -> nn.Module:
@@ -110,7 +185,12 @@ class VAE(nn.Module, PyTorchModelHubMixin, ABC):
 
     @torch.no_grad()
     def initialise(self, images: Tensor) -> None:
-        """Set gains and biases from a batch of uint8 images, then codebooks where asked."""
+        """Set gains and biases from a batch of uint8 images, then codebooks where asked.
+
+        Raises:
+            UserError: as the model itself.
+        """
+        self._check_input(images)
         one = torch.ones((), device=images.device)
         was_training = self.training
         self.eval()  # moving averages wait for the first training step
@@ -142,7 +222,8 @@ def codebook_latent(config: ModelConfig, layer: int, prior: str) -> CodebookLate
     codebook = Codebook(
         config.codes_per_layer[layer], config.code_size, config.covariance, config.codebook_init
     )
-    return CodebookLatent(codebook, prior, config.sample)
+    kind = StochasticallyQuantizedLatent if config.covariance == "shared" else CodebookLatent
+    return kind(codebook, prior, config.sample)
 
 
 def nearest_latent(config: ModelConfig, layer: int = 0) -> NearestLatent:

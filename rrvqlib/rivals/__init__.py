@@ -1,7 +1,7 @@
 """The rivals of Table 1 and near relatives, built of the same parts and trained alike.
 
 What is a change of one part is a setting of the other models: `--latent nearest` (the two levels
-of VQ-VAE-2), `--latent binary` (FouST), `--covariance shared` (SQ-VAE). What needs its own
+of VQ-VAE-2), `--latent binary` (bits), `--covariance shared` (SQ-VAE). What needs its own
 objective is a model here; what learns a prior afterwards is `TwoStageVAE`.
 """
 

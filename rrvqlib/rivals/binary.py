@@ -1,10 +1,15 @@
-"""Layers of bits, trained by FouST's derivative (Pervez et al. 2020)."""
+"""Layers of bits, trained by the trapezoid rule.
+
+Table 1 has a rival with binary latents, FouST (Pervez et al. 2020). This is not FouST: its text
+was not at hand, and what it does beyond straight-through is not guessed here.
+"""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rrvqlib.latents import LatentDraw, channels_first, channels_last
+from rrvqlib.numerics import full_precision
 
 
 def draw_bits(logits: Tensor) -> Tensor:
@@ -38,9 +43,6 @@ def trapezoid_bits(logits: Tensor) -> Tensor:
 class BinaryLatent(nn.Module):
     """D independent bits at every position, each +1 or -1.
 
-    Our reading of FouST: its importance weights, without the bits of U[-1, 1] in the derivative
-    and without its noise, which would need a second pass through the decoder.
-
     Args:
         size: D.
         learnt_prior: whether networks give the prior's logits; otherwise bits are fair.
@@ -65,7 +67,7 @@ class BinaryLatent(nn.Module):
             prior: logits (B, prior_size, H, W).
             temperature: has no other effect on bits.
         """
-        with torch.autocast(posterior.device.type, enabled=False):
+        with full_precision(posterior.device):
             q, p = channels_last(posterior).float(), self._prior(prior)
             bits = trapezoid_bits(q)
             # log P(+-1) = logsigmoid(+-logit)

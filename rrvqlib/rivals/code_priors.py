@@ -8,6 +8,7 @@ import math
 from dataclasses import replace
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from rrvqlib import sampling
@@ -72,6 +73,52 @@ class PixelCNNPrior(nn.Module):
         return codes
 
 
+class UnusedCodes(nn.Module):
+    """HQA's code resetting: now and then the least used code joins the most used one.
+
+    Every `every` training steps, a code chosen less often than `below` times the most chosen one
+    moves to it, but for noise of standard deviation 0.01, and the counts start again (the
+    constants of the authors' program, speechmatics/hqa).
+
+    Args:
+        codes: K.
+    """
+
+    every, below, noise = 20, 0.03, 0.01
+
+    def __init__(self, codes: int):
+        super().__init__()
+        self.register_buffer("counts", torch.zeros(codes))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+
+    @torch.no_grad()
+    def count(self, codes: Tensor) -> None:
+        """Note the codes (B, H, W) of a training step."""
+        counts = torch.zeros_like(self.counts)
+        counts.index_add_(0, codes.flatten(), torch.ones_like(codes.flatten(), dtype=counts.dtype))
+        if dist.is_available() and dist.is_initialized():  # one codebook for all processes
+            dist.all_reduce(counts)
+        self.counts += counts
+        self.steps += 1
+
+    @torch.no_grad()
+    def move(self, means: Tensor) -> None:
+        """Reset the least used code in `means` (K, D), where it is time; before a step's forward.
+
+        (Afterwards would change numbers that the backward pass still needs.)
+        """
+        # Without a branch, which would wait for the GPU.
+        time = (self.steps > 0) & (self.steps % self.every == 0)
+        most, least = self.counts.argmax().view(1), self.counts.argmin().view(1)
+        due = time & (self.counts.min() < self.below * self.counts.max())
+        noise = self.noise * torch.randn_like(means[:1])
+        if dist.is_available() and dist.is_initialized():
+            dist.broadcast(noise, src=0)
+        moved = means.index_select(0, most) + noise
+        means.index_copy_(0, least, torch.where(due, moved, means.index_select(0, least)))
+        self.counts.mul_(~time)
+
+
 class GreedyPrior(nn.Module):
     """A layer of relaxed codes above the first stage's, which they are decoded to (HQA).
 
@@ -91,6 +138,7 @@ class GreedyPrior(nn.Module):
             Projection(C, D, 0, 1, 1.0),
         )
         self.latent = codebook_latent(config, 1, "uniform")
+        self.unused = UnusedCodes(len(self.latent.codebook.means))
         self.decoder = nn.Sequential(
             conv(D, C), ResidualStack(C, blocks, ratio, True, scale), Projection(C, D, 0, 1, scale)
         )
@@ -104,9 +152,13 @@ class GreedyPrior(nn.Module):
     ) -> list[LatentDraw]:
         """The lower draw under p(z_1 | z_2), and the upper one."""
         (lower,), latent = draws, latents[0]
+        if self.training:
+            self.unused.move(self.latent.codebook.means)
         posterior = self.encoder(lower.vectors)
         no_parameters = posterior[:, :0]
         upper = self.latent(posterior, no_parameters, temperature)
+        if self.training:
+            self.unused.count(upper.codes)
         table = self.log_prob(upper.vectors, latent)
         log_p = table.gather(-1, lower.codes.unsqueeze(-1)).squeeze(-1)
         lower = under_prior(lower, log_p, table.shape[-1])

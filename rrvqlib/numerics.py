@@ -1,0 +1,73 @@
+"""Which arithmetic is used where, said once.
+
+- float32 means float32: TF32, whose products carry 10 bits, is allowed nowhere. In a bfloat16 run
+  (autocast) what stays in float32, the head, the responsibilities, the mixtures of code vectors and
+  the likelihood, does so because it needs the bits; a score is never computed in less.
+- bfloat16 is for the networks of a training step alone, where the chip has it.
+- Coding is in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+
+from rrvqlib.errors import UserError
+
+
+def half_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Inside, convolutions and matrix products compute in bfloat16 (autocast)."""
+    return torch.autocast(device.type, torch.bfloat16)
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Inside, autocast does not lower the precision of what is computed on a device."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
+def choose_device(wanted: str) -> torch.device:
+    """Where to compute: `cpu`, `cuda`, `mps` (a Mac's GPU), or `auto`, a GPU where there is one.
+
+    Raises:
+        UserError: the one asked for is not here.
+    """
+    there = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if wanted == "auto":
+        return torch.device(next(name for name, found in there.items() if found))
+    if not there[wanted]:
+        raise UserError(f"--device {wanted}: torch finds no such GPU here; use --device cpu")
+    return torch.device(wanted)
+
+
+@contextmanager
+def true_float32() -> Iterator[None]:
+    """Inside, products of float32 numbers are not rounded to TF32 on a GPU."""
+    backends = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    allowed = [backend.allow_tf32 for backend in backends]
+    try:
+        for backend in backends:
+            backend.allow_tf32 = False
+        yield
+    finally:
+        for backend, old in zip(backends, allowed, strict=True):
+            backend.allow_tf32 = old
+
+
+def uses_bf16(precision: str, device: torch.device) -> bool:
+    """Whether the networks of a training step compute in bfloat16.
+
+    Args:
+        precision: `auto` (where the chip has it), `fp32` or `bf16`.
+        device: of the run.
+    """
+    if precision != "auto":
+        return precision == "bf16"
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)

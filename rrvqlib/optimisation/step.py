@@ -1,0 +1,143 @@
+"""One optimiser step: a function of tensors on the device, so that it can be recorded whole."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from copy import deepcopy
+
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from rrvqlib.configs import RunConfig
+from rrvqlib.elbo import bits_per_dim, training_loss
+from rrvqlib.embeddings import MAX_LOG_VARIANCE, Codebook
+from rrvqlib.models import VAE
+from rrvqlib.numerics import half_precision
+from rrvqlib.optimisation.adamax import OPTIMIZERS
+from rrvqlib.optimisation.dials import Dials, Statistics
+from rrvqlib.optimisation.flat import FlatWeights
+from rrvqlib.optimisation.schedules import ImageOrder
+
+
+class Step:
+    """A step of a model on its training images.
+
+    Args:
+        model: learns; its parameters become views of one vector.
+        images: all training images, uint8 (N, 3, S, S), on the model's device.
+        config: of the run.
+        rank, processes: which share of a step's images is this process's.
+        bf16: whether networks compute in bfloat16 (autocast).
+        all_mean: average of a tensor over the processes.
+    """
+
+    def __init__(
+        self,
+        model: VAE,
+        images: Tensor,
+        config: RunConfig,
+        rank: int = 0,
+        processes: int = 1,
+        bf16: bool = False,
+        all_mean: Callable[[Tensor], Tensor] = lambda values: values,
+    ):
+        self.config, self.images, self.all_mean, self.bf16 = config, images, all_mean, bf16
+        self.device = images.device
+        self.rank, self.processes = rank, processes
+        self.layout = torch.channels_last if config.channels_last else torch.contiguous_format
+        self.model = model
+        self.average = FlatWeights(deepcopy(model)) if config.ema else None
+        self.weights = FlatWeights(model)
+        self.optimizer = OPTIMIZERS[config.optimizer](self.weights.values, self.weights.sizes)
+        self.order = ImageOrder(len(images), config, self.device)
+        self.dials, self.statistics = Dials(self.device), Statistics(self.device)
+        self.buffers = list(model.buffers())
+        self.log_variances = [
+            m.raw_log_variances
+            for m in model.trained.modules()
+            if isinstance(m, Codebook) and m.raw_log_variances is not None
+        ]
+        self.run_model: torch.nn.Module = model
+        if processes > 1:
+            self.run_model = DistributedDataParallel(model, gradient_as_bucket_view=True)
+
+    @property
+    def evaluated(self) -> VAE:
+        """The model that is scored and kept: the average of the weights if there is one."""
+        return self.average.model if self.average else self.model
+
+    def tensors(self) -> list[Tensor]:
+        """All that a step changes."""
+        own = [self.weights.values, *self.buffers, *self.optimizer.tensors()]
+        if self.average:
+            own += [self.average.values, *self.average.model.buffers()]
+        return [*own, *self.statistics.tensors()]
+
+    def __call__(self) -> None:
+        """One step, or a skipped one, which changes nothing but the count of those."""
+        config = self.config
+        moving = [*self.buffers, self.weights.resting]  # moved by the forward pass: averages
+        before = [tensor.clone() for tensor in moving]
+        self.weights.clear()
+        loss, largest_kl = self.backward()
+        norm = self.weights.gather(config.max_grad_norm or math.inf)
+        loss, norm, largest_kl = self.all_mean(torch.stack([loss, norm, largest_kl])).unbind()
+        # One bad batch can undo hours at 32 layers.
+        wanted = self.statistics.trusts(loss, norm, config.skip_above)
+        self.optimizer.step(self.weights.gradient, self.dials.rates, wanted)
+        self.project()
+        for tensor, old in zip(moving, before, strict=True):
+            tensor.copy_(torch.where(wanted, tensor, old))
+        self.move_average(wanted)
+        self.statistics.note(loss, norm, largest_kl, wanted)
+
+    def micro_batches(self) -> list[Tensor]:
+        """This process's uint8 images of the step, in `grad_accumulation` parts."""
+        indices = self.order.indices().chunk(self.processes)[self.rank]
+        parts = indices.chunk(self.config.grad_accumulation)
+        return [self.images[part].contiguous(memory_format=self.layout) for part in parts]
+
+    def backward(self) -> tuple[Tensor, Tensor]:
+        """Forward and backward; the loss in bits per dim and the largest KL of a layer in nats."""
+        config, parts = self.config, self.micro_batches()
+        losses, kls = [], []
+        for number, images in enumerate(parts, start=1):
+            waits = self.processes > 1 and number < len(parts)
+            with self.run_model.no_sync() if waits else nullcontext():
+                with half_precision(self.device) if self.bf16 else nullcontext():
+                    terms = self.run_model(images, self.dials.temperature)
+                nats = training_loss(
+                    terms,
+                    self.dials.kl_weight,
+                    config.free_nats,
+                    config.free_nats_group,
+                    self.all_mean,
+                )
+                loss = bits_per_dim(-nats, config.dims) / len(parts)
+                loss.backward()
+            losses.append(loss.detach())
+            kls.append(terms.kl.detach().mean(0).max() / len(parts))
+        return sum(losses), sum(kls)
+
+    @torch.no_grad()
+    def project(self) -> None:
+        """Bring log-variances back to the edge of their range, where a gradient can move them."""
+        if self.log_variances:
+            torch._foreach_clamp_min_(self.log_variances, -MAX_LOG_VARIANCE)
+            torch._foreach_clamp_max_(self.log_variances, MAX_LOG_VARIANCE)
+
+    @torch.no_grad()
+    def move_average(self, wanted: Tensor) -> None:
+        """Move the average of the weights towards them; young averages move faster."""
+        if self.average is None:
+            return
+        count = self.optimizer.count - 1  # of the wanted steps before this one
+        decay = ((1 + count) / (10 + count)).clamp(max=self.config.ema)
+        weight = torch.where(count == 0, 1.0, 1 - decay)
+        weight = torch.where(wanted, weight, 0.0).to(self.weights.values.dtype)
+        self.average.values.lerp_(self.weights.values, weight)
+        for mine, theirs in zip(self.average.model.buffers(), self.buffers, strict=True):
+            mine.copy_(theirs)

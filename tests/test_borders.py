@@ -1,0 +1,200 @@
+"""What a model is given is checked once, at every public entry; foreign weights likewise."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_runs import TINY
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from rrvqlib.checkpoint import load_model, save_model
+from rrvqlib.configs import ModelConfig
+from rrvqlib.errors import UserError
+from rrvqlib.models import build
+from rrvqlib.models.hierarchy import HierarchicalVAE
+from rrvqlib.pixels import check_pixels
+from rrvqlib.scoring import importance_weighted_score, score
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return build(TINY.model_config).eval()
+
+
+IMAGES = torch.randint(0, 256, (3, 3, 8, 8), dtype=torch.uint8)
+BAD = {
+    "uint8 from 0 to 255: images.mul(255)": IMAGES.float() / 255,
+    "add(1).mul(127.5)": IMAGES.float() / 127.5 - 1,
+    "round().clamp": IMAGES.float() - 20,
+    "clamp(0, 255).to(torch.uint8)": IMAGES.long() * 2,
+    "* 255": IMAGES > 9,
+    "images[None]": IMAGES[0],
+    "permute(0, 3, 1, 2)": IMAGES.permute(0, 2, 3, 1),
+    "expand(-1, 3, -1, -1)": IMAGES[:, :1],
+    "images[:, :3]": torch.cat([IMAGES, IMAGES[:, :1]], 1),
+    "8x8": IMAGES[:, :, :4, :4],
+    "B of 1 or more": IMAGES[:0],
+    "torch.as_tensor": IMAGES.numpy(),
+}
+
+
+@pytest.mark.parametrize("remedy", BAD)
+def test_pixels_of_another_kind_are_refused_with_the_conversion(remedy, model):
+    images = BAD[remedy]
+    for entry in (
+        model,
+        model.reconstruct,
+        model.initialise,
+        lambda x: score(model, x),
+        lambda x: importance_weighted_score(model, x, 2),
+        lambda x: check_pixels(x, 8),
+    ):
+        with pytest.raises(UserError) as error:
+            entry(images)
+        assert remedy in str(error.value)
+
+
+def test_the_advised_conversion_gives_the_images_back():
+    for scaled in (IMAGES.float() / 255, IMAGES.float() / 127.5 - 1):
+        with pytest.raises(UserError) as error:
+            check_pixels(scaled)
+        code = str(error.value).partition(": ")[2].partition(",")[0]
+        assert torch.equal(eval(code, {"images": scaled, "torch": torch}), IMAGES)
+
+
+def test_the_codec_takes_bytes_of_its_size_alone(model):
+    pytest.importorskip("constriction")
+    from rrvqlib.codec import Codec
+
+    codec = Codec(model)
+    for image in (IMAGES[0].float() / 255, IMAGES[0, :1], IMAGES[0, :, :4], IMAGES[0].long()):
+        with pytest.raises(UserError):
+            codec.encode([image])
+        with pytest.raises(UserError):
+            codec.encode_codes([image], 1)
+    for layers in (0, 3):
+        with pytest.raises(UserError, match="1 to 2"):
+            codec.encode_codes(IMAGES, layers)
+
+
+@pytest.mark.parametrize("n", [0, -1, 2.5])
+def test_numbers_of_samples_are_checked(n, model):
+    with pytest.raises(UserError, match="samples"):
+        model.sample(n)
+
+
+@pytest.mark.parametrize("temperature", [-1.0, float("nan"), float("inf")])
+def test_temperatures_are_checked(temperature, model):
+    with pytest.raises(UserError, match="temperature"):
+        model.sample(1, temperature)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_models_of_another_precision_are_refused_in_words(kind):
+    other = build(TINY.model_config).to(kind)
+    for entry in (
+        lambda: other(IMAGES),
+        lambda: other.sample(1),
+        lambda: other.reconstruct(IMAGES),
+    ):
+        with pytest.raises(UserError, match="model.float"):
+            entry()
+
+
+class NoFloat64(TorchDispatchMode):
+    """A device without float64, as a Mac's GPU: no operation may make such a tensor there."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, tuple | list) else [out]:
+            if isinstance(tensor, torch.Tensor) and tensor.dtype == torch.float64:
+                raise TypeError(f"{func} made float64")
+        return out
+
+
+VARIANTS = [
+    {},
+    {"latent": "gaussian"},
+    {"latent": "nearest"},
+    {"latent": "binary"},
+    {"covariance": "diagonal", "prior": "direct"},
+    {"model": "vqvae", "pyramid": (4,)},
+    {"model": "relaxed-vqvae", "pyramid": (4,)},
+    {"model": "vimco", "pyramid": (4,)},
+]
+
+
+@pytest.mark.parametrize("changes", VARIANTS)
+def test_a_model_makes_no_float64(changes):
+    model = build(replace(TINY, **changes).model_config)
+    with NoFloat64():
+        model.initialise(IMAGES)
+        terms = model.train()(IMAGES, torch.tensor(1.0))
+        terms.elbo.mean().backward()
+        model.eval()(IMAGES)
+        model.sample(2)
+
+
+@pytest.fixture
+def folder(tmp_path, model):
+    save_model(model, tmp_path)
+    return tmp_path
+
+
+def rewrite(folder, change):
+    path = folder / "model.safetensors"
+    save_file(change(load_file(path)), path)
+
+
+CHANGES = {
+    "missing": lambda state: dict(list(state.items())[1:]),
+    "not of this model": lambda state: state | {"more": torch.zeros(1)},
+    "is missing": lambda state: {f"module.{name}": value for name, value in state.items()},
+    "not finite": lambda state: {n: torch.full_like(v, float("nan")) for n, v in state.items()},
+    "has shape": lambda state: {n: v.reshape(-1)[:1].clone() for n, v in state.items()},
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_weights_that_are_not_the_model_s_are_refused_by_every_reader(what, folder):
+    rewrite(folder, CHANGES[what])
+    for reader in (load_model, HierarchicalVAE.from_pretrained):
+        with pytest.raises(UserError, match=what):
+            reader(str(folder))
+
+
+def test_another_model_s_folder_is_refused(tmp_path):
+    save_model(build(replace(TINY, model="vqvae", pyramid=(4,)).model_config), tmp_path)
+    with pytest.raises(UserError, match="missing"):
+        HierarchicalVAE.from_pretrained(str(tmp_path))
+
+
+def test_a_flipped_bit_is_noticed(folder):
+    path = folder / "model.safetensors"
+    whole = path.read_bytes()
+    start = 8 + int.from_bytes(whole[:8], "little")
+    for at in range(start, len(whole), max(1, (len(whole) - start) // 60)):
+        data = bytearray(whole)
+        data[at] ^= 1
+        path.write_bytes(data)
+        for reader in (load_model, HierarchicalVAE.from_pretrained):
+            with pytest.raises(UserError):
+                reader(str(folder))
+
+
+@pytest.mark.parametrize(
+    "absurd",
+    [{"blocks": 10**6}, {"channels": 10**6}, {"codes": (10**9,)}, {"pyramid": (4,) * 5000}],
+)
+def test_absurd_settings_are_refused_before_a_network_is_built(absurd):
+    with pytest.raises(UserError, match="at most"):
+        ModelConfig(**{"image_size": 8, "pyramid": (4, 2), "channels": 4, **absurd})
+
+
+def test_settings_that_do_not_fit_the_weights_take_no_memory(folder):
+    path = folder / "config.json"
+    path.write_text(path.read_text().replace('"channels": 4', '"channels": 30000'))
+    with pytest.raises(UserError, match="has shape"):
+        load_model(folder)  # 30,000 channels are 130 GB

@@ -1,0 +1,166 @@
+"""Training by the clock: schedules follow the time, and the run is scored when it is up."""
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny_runs import SMALL_FILES, TINY, trainer, write_images
+
+from rrvqlib.checkpoint import CHECKPOINT, load_model, load_state
+from rrvqlib.errors import UserError
+from rrvqlib.optimisation import clock as clock_module
+from rrvqlib.optimisation.clock import Clock, Pace, due
+from rrvqlib.optimisation.signals import Stopped, StopRequest
+from rrvqlib.optimisation.trainer import train
+
+
+class Time:
+    """A clock that is moved by hand."""
+
+    def __init__(self, monkeypatch):
+        self.now = 100.0
+        monkeypatch.setattr(clock_module.time, "perf_counter", lambda: self.now)
+
+
+def test_a_position_is_the_share_of_the_time_that_is_left_for_training(monkeypatch):
+    hand = Time(monkeypatch)
+    clock = Clock(steps=1000, seconds=60, started=100)
+    hand.now += 10  # set-up
+    clock.start(position=0, reserve=20)
+    assert clock.left == 30 and clock.position(5) == 0
+    hand.now += 15
+    assert clock.position(7) == pytest.approx(500)
+    hand.now += 14.999
+    assert clock.position(8) < 1000
+    hand.now += 1
+    assert clock.position(9) == 1000 and clock.spent == pytest.approx(40.999)
+
+
+def test_a_resumed_clock_goes_on_where_it_was_with_the_seconds_that_are_left(monkeypatch):
+    hand = Time(monkeypatch)
+    clock = Clock(steps=1000, seconds=60, started=100)
+    clock.earlier = 25.0
+    hand.now += 5
+    clock.start(position=400, reserve=10)
+    assert clock.left == 20
+    hand.now += 10
+    assert clock.position(3) == pytest.approx(700)
+
+
+def test_by_steps_a_position_is_the_step():
+    clock = Clock(steps=12, seconds=0, started=0)
+    assert [clock.position(step) for step in (0, 1, 12)] == [0, 1, 12]
+
+
+def test_what_is_due():
+    assert [step for step in range(1, 13) if due(step - 1, step, 4)] == [4, 8, 12]
+    assert due(3.9, 4.1, 4) and due(3.9, 12.1, 4) and not due(4.0, 7.9, 4)
+
+
+def test_the_pace_tells_the_value_itself_where_there_is_no_gpu():
+    pace = Pace(torch.device("cpu"))
+    assert [pace.wait(torch.tensor(n)) for n in (3, 4)] == [3, 4]
+
+
+@pytest.fixture
+def images(tmp_path):
+    return write_images(tmp_path / "images.npz")
+
+
+def lines_of(folder):
+    return [json.loads(text) for text in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_by_the_clock_is_finished_and_scored_in_its_time(images, tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    config = replace(TINY, dataset=images, seconds=8.0, steps=100, eval_every=25, save_every=50)
+    started = time.perf_counter()
+    results = train(config, out, "tiny", show_progress=False)
+    took = time.perf_counter() - started
+    assert 4 < took < 10
+    assert results["complete"] and results["n_test"] == 12
+    assert load_model(out) and (out / "samples.png").exists()
+    lines = lines_of(out)
+    assert len(lines) == 4
+    # All schedules have come to their ends.
+    assert lines[-1]["lr"] == pytest.approx(config.lr_min, rel=0.2)
+    assert lines[-1]["temperature"] == pytest.approx(config.temperature_end, rel=0.01)
+    run = json.loads((out / "run.json").read_text())
+    assert run["images_seen"] == 8 * lines[-1]["step"] > 8 * 20
+    assert run["wall_seconds"] == pytest.approx(took, abs=0.5)
+    assert train(config, out, "tiny", resume=True, show_progress=False) == results
+
+
+def test_time_that_does_not_suffice_for_a_step_is_said(images, tmp_path):
+    config = replace(TINY, dataset=images, seconds=0.5)
+    with pytest.raises(UserError, match=r"--seconds 0\.5.*give more"):
+        trainer(config, tmp_path / "run").run(show_progress=False)
+
+
+def test_a_stopped_run_is_saved_scored_and_goes_on(images, tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    config = replace(TINY, dataset=images, seconds=12.0, steps=100, eval_every=10)
+
+    def stop(trainer, line):
+        if not (out / "results.json").exists():
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(Stopped) as stopped:
+        train(config, out, "tiny", show_progress=False, watch=stop)
+    assert stopped.value.exit_code == 143
+    results = json.loads((out / "results.json").read_text())
+    assert results["complete"] is False and results["test_bits_per_dim"] > 0
+    assert load_model(out) and (out / "reconstructions.png").exists()
+    progress = load_state(out / CHECKPOINT)["progress"]
+    assert 10 <= progress["position"] < 100
+    results = train(config, out, "tiny", resume=True, show_progress=False)
+    assert results["complete"]
+    run = json.loads((out / "run.json").read_text())
+    assert 7 < run["wall_seconds"] < 13.5  # of both parts together
+
+
+def test_a_second_signal_quits_without_the_score(images, tmp_path):
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "rrvqlib.train", "--dataset", images, "--out", str(out)]
+    process = subprocess.Popen(
+        [*command, *SMALL_FILES, "--steps", "100000", "--iw_k", "30000"],
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while not (out / CHECKPOINT).exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    line = process.stderr.readline()
+    assert "saved; scoring it" in line
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    assert not (out / "results.json").exists() and "Traceback" not in process.stderr.read()
+
+
+def test_training_works_outside_the_main_thread(images, tmp_path):
+    out, found = tmp_path / "run", []
+    out.mkdir()
+    config = replace(TINY, dataset=images, steps=2)
+    thread = threading.Thread(
+        target=lambda: found.append(train(config, out, "tiny", show_progress=False))
+    )
+    thread.start()
+    thread.join(120)
+    assert found[0]["complete"]
+
+
+def test_the_first_signal_is_remembered_and_the_second_leaves():
+    with StopRequest() as stop, pytest.raises(SystemExit) as left:
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.signum == signal.SIGTERM
+        signal.raise_signal(signal.SIGTERM)
+    assert left.value.code == 143

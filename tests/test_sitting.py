@@ -1,0 +1,193 @@
+"""The sitting from start to end on a CPU, and cut off at every stage."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tiny_runs import TINY, write_images
+
+from rrvqlib.checkpoint import load_model
+from rrvqlib.configs import NamedRun
+from rrvqlib.errors import UserError
+from rrvqlib.runs import RUNS
+from rrvqlib.weights import weight_files
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+import sitting  # noqa: E402
+
+SLOW_START = replace(TINY, steps=100, lr_warmup=2, eval_every=10)
+# Registers the tiny run, then is the command.
+PROGRAM = """
+import sys
+sys.path[:0] = [{tests!r}, {root!r}, {tools!r}]
+import test_sitting, sitting
+from rrvqlib import cli
+test_sitting.register()
+cli.run(sitting.main)
+"""
+
+
+def register():
+    RUNS["tiny"] = NamedRun(SLOW_START, "seconds", "nothing")
+
+
+@pytest.fixture
+def tiny(monkeypatch, tmp_path):
+    monkeypatch.setitem(RUNS, "tiny", NamedRun(SLOW_START, "seconds", "nothing"))
+    dataset = write_images(tmp_path / "images.npz", train=100)
+    return ("--run", "tiny", "--dataset", dataset)
+
+
+def packed(out):
+    """What a sitting left: its files, a model that loads, its records."""
+    with tarfile.open(out / "records.tar") as archive:
+        archive.extractall(out / "unpacked", filter="data")
+    for path in weight_files(out):
+        (out / "unpacked" / path.name).write_bytes(path.read_bytes())
+    assert load_model(out / "unpacked").config == SLOW_START.model_config
+    return {path.name for path in out.iterdir() if path.is_file()}, out / "unpacked"
+
+
+def test_a_sitting_measures_chooses_trains_and_packs(tiny, tmp_path, capsys):
+    speed, out = tmp_path / "speed.json", tmp_path / "out"
+    sitting.main(["--measure", str(speed), *tiny, "--seconds", "30"])
+    found = json.loads(speed.read_text())
+    assert len(found["rows"]) == 3 and found["choice"]["images_per_second"] > 0
+    assert found["versions"]["torch"] and found["hardware"]["device"]
+    started = time.perf_counter()
+    sitting.main(["--plan", str(speed), *tiny, "--seconds", "10", "--out", str(out)])
+    assert time.perf_counter() - started < 12
+    names, records = packed(out)
+    assert names == {"model.safetensors", "samples.png", "reconstructions.png", "log.txt",
+                     "records.tar"}  # fmt: skip
+    results = json.loads((records / "results.json").read_text())
+    assert results["complete"] and results["n_test"] == 12
+    settings = json.loads((records / "run.json").read_text())["settings"]
+    assert settings["batch_size"] == found["choice"]["batch_size"]
+    assert settings["lr"] == found["choice"]["lr"]
+    assert "bits/dim" in capsys.readouterr().out
+    assert "attempt 0" in (out / "log.txt").read_text()
+
+
+def test_without_a_measurement_it_trains_as_the_run_says(tiny, tmp_path):
+    out = tmp_path / "out"
+    sitting.main(["--plan", str(tmp_path / "none"), *tiny, "--seconds", "8", "--out", str(out)])
+    settings = json.loads((packed(out)[1] / "run.json").read_text())["settings"]
+    assert settings["batch_size"] == TINY.batch_size and settings["lr"] == TINY.lr
+
+
+def test_a_loss_that_does_not_fall_starts_again_at_half_the_rate(tiny, tmp_path, monkeypatch):
+    seen = []
+
+    class Watch(sitting.Watch):
+        def __call__(self, trainer, line):
+            seen.append(trainer.config.lr)
+            if len(set(seen)) < 3:  # the first two rates are too high
+                line = {**line, "train_loss_bits_per_dim": float("nan")}
+            super().__call__(trainer, line)
+
+    monkeypatch.setattr(sitting, "Watch", Watch)
+    out = tmp_path / "out"
+    sitting.main(["--plan", "none", *tiny, "--seconds", "12", "--out", str(out)])
+    assert list(dict.fromkeys(seen)) == [TINY.lr, TINY.lr / 2, TINY.lr / 4]
+    assert json.loads((packed(out)[1] / "results.json").read_text())["complete"]
+
+
+def test_a_loss_that_never_falls_is_an_error(tiny, tmp_path, monkeypatch):
+    def never(*_):
+        raise sitting.NotFalling("no")
+
+    monkeypatch.setattr(sitting.Watch, "__call__", never)
+    with pytest.raises(UserError, match="did not fall at 1/8"):
+        sitting.main(["--plan", "none", *tiny, "--seconds", "20", "--out", str(tmp_path / "out")])
+
+
+def line(loss):
+    return {"train_loss_bits_per_dim": loss, "valid_bits_per_dim": 5.0}
+
+
+def test_what_counts_as_falling(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(sitting.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(sitting, "save_model", lambda *_: None)
+    monkeypatch.setattr(sitting, "pack", lambda *_: None)
+
+    class Fake:
+        evaluated, out, config = None, tmp_path, TINY
+
+    watch = sitting.Watch(tmp_path, 390.0)
+    for now[0], loss in ((20.0, 8.0), (39.0, 8.2), (60.0, 7.0), (200.0, 5.0)):
+        watch(Fake, line(loss))
+    with pytest.raises(sitting.NotFalling, match=r"8\.10, and was 8\.00"):
+        watch(Fake, line(8.1))
+    with pytest.raises(sitting.NotFalling, match="nan"):
+        watch(Fake, line(float("nan")))
+
+
+def test_the_choice_is_the_smallest_batch_near_the_best():
+    def row(batch, rate, **more):
+        way = {"recorded": True, "compiled": False, "weights_channels_last": False}
+        return {"batch_size": batch, "images_per_second": rate, **way, **more}
+
+    rows = [row(128, 6000), row(256, 9000), row(512, 10_000), row(128, 2000, recorded=False)]
+    config = RUNS["cifar10-l32-c64"].config
+    choice = sitting.choose(config, rows)
+    assert choice["batch_size"] == 256 and choice["recorded"]
+    assert choice["lr"] == pytest.approx(config.lr * 2**0.5, abs=1e-6)
+    failed = {**row(256, 0), "failed": "x", "compiled": True}
+    del failed["images_per_second"]
+    assert sitting.choose(config, [*rows, failed]) == choice
+    assert sitting.choose(config, [*rows, row(256, 14_000, compiled=True)])["compiled"]
+    assert sitting.choose(config, [failed]) is None
+
+
+def test_a_measurement_that_takes_too_long_is_cut_off():
+    started = time.perf_counter()
+    with pytest.raises(sitting.TimeIsUp), sitting.at_most(0.3):
+        time.sleep(20)
+    assert time.perf_counter() - started < 5
+
+
+@pytest.mark.parametrize(
+    ("kill", "after"),
+    [
+        (signal.SIGKILL, 0.0),
+        (signal.SIGKILL, 3.0),
+        (signal.SIGKILL, 6.5),  # while scoring
+        (signal.SIGTERM, 0.5),
+        (signal.SIGTERM, 3.0),
+    ],
+)
+def test_a_sitting_killed_at_any_stage_leaves_what_it_had(kill, after, tmp_path):
+    dataset = write_images(tmp_path / "images.npz", train=100)
+    out = tmp_path / "out"
+    program = PROGRAM.format(tests=str(ROOT / "tests"), root=str(ROOT), tools=str(ROOT / "tools"))
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, "--plan", "none", "--run", "tiny", "--dataset", dataset,
+         "--seconds", "8", "--out", str(out)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )  # fmt: skip
+    while not (out / "log.txt").exists():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.02)
+    time.sleep(after)
+    process.send_signal(kill)
+    _, errors = process.communicate(timeout=60)
+    assert "Traceback" not in errors
+    if (out / "records.tar").exists():
+        names, records = packed(out)
+        assert {"log.txt", "model.safetensors"} <= names
+        assert (records / "metrics.jsonl").exists()
+    else:
+        assert after < 3  # from its first evaluation on there is a model
+    if kill == signal.SIGTERM and process.returncode == 143 and after >= 3.0:
+        assert json.loads((packed(out)[1] / "results.json").read_text())["complete"] is False

@@ -1,0 +1,344 @@
+"""A step against torch's own pieces; a step that never leaves its device; a step recorded."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny_runs import TINY, VQVAE, trainer, write_images
+from torch.nn.utils import clip_grad_norm_
+from torch.optim.swa_utils import AveragedModel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from rrvqlib import pictures
+from rrvqlib.elbo import bits_per_dim, training_loss
+from rrvqlib.models import build
+from rrvqlib.optimisation import step as step_module
+from rrvqlib.optimisation.adamax import Adam, AdaMax
+from rrvqlib.optimisation.flat import learning_groups
+from rrvqlib.optimisation.recording import recorded
+from rrvqlib.optimisation.schedules import epoch_order, kl_weight_at, lr_factor_at, temperature_at
+from rrvqlib.optimisation.step import Step
+from rrvqlib.optimisation.trainer import seed_step
+from rrvqlib.scoring import score
+
+KINDS = {
+    "rrvq": {"decoder_input": "concat"},
+    "table-g1": {"ladder_blocks": 1, "top_prior": "uniform", "covariance": "diagonal"},
+    "direct, as printed": {"prior": "direct", "covariance": "as_printed", "free_nats": 0.05},
+    "soft, accumulated": {"sample": "soft", "grad_accumulation": 2},
+    "gaussian": {"latent": "gaussian"},
+    "binary": {"latent": "binary"},
+    "nearest": {"latent": "nearest"},
+    "vqvae": VQVAE,
+    "vqvae by loss": {**VQVAE, "codebook_update": "loss"},
+    "relaxed-vqvae": {"model": "relaxed-vqvae", "pyramid": (4,), "covariance": "shared"},
+    "mlp": {"model": "relaxed-vqvae", "pyramid": (2,), "network": "mlp", "covariance": "fixed"},
+    "spatial-vae": {"model": "spatial-vae", "pyramid": (4,)},
+    "leave-one-out": {"model": "leave-one-out", "pyramid": (4,)},
+    "vimco": {"model": "vimco", "pyramid": (4,)},
+    "pixelcnn": {**VQVAE, "second_stage": "pixelcnn", "start_from": "given", "prior_channels": 4,
+                 "prior_blocks": 1},
+    "greedy": {"model": "relaxed-vqvae", "pyramid": (4, 2), "second_stage": "greedy",
+               "start_from": "given", "prior_channels": 4, "prior_blocks": 1},
+}  # fmt: skip
+every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
+
+
+@pytest.fixture
+def images(tmp_path):
+    return write_images(tmp_path / "images.npz")
+
+
+# The step against torch's optimiser, clipping, schedules and average.
+
+
+def plain_training(config, model, images, steps):
+    """Losses, weights and averages of a run, written plainly with torch's own pieces."""
+    slow, fast = learning_groups(model)
+    groups = [{"params": slow}, {"params": fast, "lr": config.lr * config.codebook_lr_factor}]
+    optimizer = torch.optim.Adamax(groups, lr=config.lr)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor_at(step, config))
+    average = AveragedModel(
+        model,
+        multi_avg_fn=lambda averages, current, count: torch._foreach_lerp_(
+            averages, current, 1 - min(config.ema, (1 + float(count)) / (10 + float(count)))
+        ),
+    )
+    order = epoch_order(config.seed, 0, len(images))
+    losses = []
+    for step in range(steps):
+        seed_step(config, step, 0)
+        batch = images[order[step * config.batch_size :][: config.batch_size]]
+        terms = model(
+            batch.contiguous(memory_format=torch.channels_last),
+            torch.tensor(temperature_at(step, config)),
+        )
+        loss = bits_per_dim(-training_loss(terms, kl_weight_at(step, config)), config.dims)
+        optimizer.zero_grad()
+        loss.backward()
+        clip_grad_norm_(model.parameters(), config.max_grad_norm)
+        optimizer.step()
+        schedule.step()
+        average.update_parameters(model)
+        losses.append(loss.item())
+    return losses, model.state_dict(), average.module.state_dict()
+
+
+@pytest.mark.parametrize("kind", ["rrvq", "table-g1", "gaussian", "vqvae by loss", "mlp"])
+def test_twenty_steps_equal_those_of_torchs_own_pieces_bit_for_bit(kind, tmp_path):
+    dataset = write_images(tmp_path / "many.npz", train=240)
+    config = replace(TINY, dataset=dataset, steps=24, codebook_lr_factor=7.0, **KINDS[kind])
+    if kind == "vqvae by loss":
+        config = replace(config, restart_below=0.0)
+    run = trainer(config, tmp_path / "run")
+    other = build(config.model_config)
+    other.load_state_dict(run.model.state_dict())
+    losses, weights, averages = plain_training(config, other, run.splits.train, 20)
+    found = []
+    for _ in range(20):
+        run.step()
+        found.append(run.compute.statistics.read()["loss"])
+    assert found == losses
+    for name, value in weights.items():
+        assert torch.equal(run.model.state_dict()[name], value), name
+        assert torch.equal(run.evaluated.state_dict()[name], averages[name]), name
+
+
+@pytest.mark.parametrize(
+    ("ours", "torchs", "exactly"),
+    [(AdaMax, torch.optim.Adamax, True), (Adam, torch.optim.Adam, False)],
+)
+def test_an_optimiser_equals_torchs(ours, torchs, exactly):
+    torch.manual_seed(0)
+    sizes, resting = (37, 11), 5
+    values = torch.randn(sum(sizes) + resting)
+    first = values.clone()
+    theirs = [torch.nn.Parameter(part.clone()) for part in values[: sum(sizes)].split(sizes)]
+    rates = [1e-2, 5e-2]
+    optimizer = torchs([{"params": p, "lr": r} for p, r in zip(theirs, rates, strict=True)])
+    mine = ours(values, sizes)
+    for step in range(30):
+        gradient = torch.randn(sum(sizes)) * 10 ** torch.randint(-6, 3, ()).item()
+        wanted = torch.tensor(step % 7 != 3)
+        if wanted:
+            for parameter, part in zip(theirs, gradient.split(sizes), strict=True):
+                parameter.grad = part.clone()
+            optimizer.step()
+        else:
+            gradient = torch.full_like(gradient, math.nan)
+        mine.step(gradient, torch.tensor(rates, dtype=torch.float64), wanted)
+    tolerance = {"rtol": 0, "atol": 0} if exactly else {"rtol": 1e-5, "atol": 1e-6}
+    torch.testing.assert_close(values[: sum(sizes)], torch.cat([*theirs]).detach(), **tolerance)
+    assert torch.equal(values[sum(sizes) :], first[sum(sizes) :])
+    assert mine.count == 30 - 4
+
+
+@every_kind
+@pytest.mark.parametrize("spoilt", ["nan", "large"])
+def test_a_skipped_step_changes_nothing_but_its_count(kind, spoilt, images, tmp_path):
+    run = made(kind, images, tmp_path)
+    run()
+    run.statistics.norms.fill_(1e-9)  # so that every norm is large
+    run.statistics.seen.fill_(100)
+    if spoilt == "nan":
+        run.statistics.norms.fill_(math.inf)
+        run.dials.kl_weight.fill_(math.nan)
+    before = [tensor.clone() for tensor in run.tensors()]
+    run()
+    assert run.statistics.skipped == 1
+    counts = {id(t) for t in run.statistics.tensors()}
+    for tensor, old in zip(run.tensors(), before, strict=True):
+        if id(tensor) not in counts:
+            assert torch.equal(tensor, old)
+    for tensor in run.statistics.window:
+        assert tensor.isfinite()
+
+
+def made(kind, dataset, folder, device="cpu"):
+    """A step of a model on few images."""
+    config = replace(TINY, dataset=dataset, **kind)
+    torch.manual_seed(0)
+    model = build(config.model_config)
+    if device == "meta":
+        model.to(device)
+    images = torch.zeros(20, 3, 8, 8, dtype=torch.uint8, device=device)
+    if device == "cpu":
+        images = torch.randint(0, 256, images.shape, dtype=torch.uint8)
+        model.initialise(images)
+    step = Step(model, images, config)
+    step.dials.set((1e-3, 2e-3), temperature=0.7, kl_weight=0.5)
+    return step
+
+
+# Nothing leaves the device.
+
+
+class OnOneDevice(TorchDispatchMode):
+    """Refuses what would make a host wait: reading a number, a copy to it, a tensor of the CPU."""
+
+    def __init__(self, device):
+        super().__init__()
+        self.device, self.operations = device, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.operations += 1
+        name = func._schema.name
+        if name in ("aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero"):
+            raise AssertionError(f"{name} waits for the device")
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves((args, kwargs, out)):
+            if isinstance(leaf, torch.Tensor) and leaf.device.type != self.device:
+                raise AssertionError(f"{name} has a tensor of shape {leaf.shape} on {leaf.device}")
+        return out
+
+
+def use(step):
+    """A training step, a score, reconstructions, samples."""
+    step()
+    model = step.evaluated.eval()
+    images = step.images[:2]
+    with torch.no_grad():
+        assert model(images).log_weight.device == images.device
+        assert model.reconstruct(images).device == images.device
+        assert model.sample(2).device == images.device
+
+
+@every_kind
+def test_a_step_stays_on_its_device(kind, images, tmp_path):
+    """On the device `meta` there is nothing to read; an operation that mixes devices shows."""
+    step = made(kind, images, tmp_path, device="meta")
+    with OnOneDevice("meta") as mode:
+        use(step)
+    assert mode.operations > 500
+
+
+@every_kind
+def test_a_step_of_the_cpu_reads_no_number_either(kind, images, tmp_path):
+    step = made(kind, images, tmp_path)
+    with OnOneDevice("cpu"):
+        use(step)
+    assert step.statistics.steps == 1
+
+
+@pytest.mark.skipif(not torch.cuda._is_compiled(), reason="torch is built without CUDA")
+@every_kind
+def test_a_step_runs_on_fake_cuda_tensors(kind, images, tmp_path, monkeypatch):
+    """All but the backward pass, for which torch wants a real GPU; that one is traced on `meta`."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    # A copy of a fake tensor does not know its mode.
+    monkeypatch.setattr(step_module, "deepcopy", lambda model: build(model.config))
+    with FakeTensorMode(), torch.device("cuda"):
+        step = made(kind, images, tmp_path, device="cuda")
+
+        def backward(loss):
+            assert loss.requires_grad
+            for parameter in step.weights.learning:
+                parameter.grad = torch.zeros_like(parameter)
+
+        monkeypatch.setattr(torch.Tensor, "backward", backward)
+        with OnOneDevice("cuda"):
+            use(step)
+
+
+@pytest.mark.parametrize(
+    "waits",
+    [
+        lambda device: torch.ones((), device=device).item(),
+        lambda device: torch.ones(3, device=device).tolist(),
+        lambda device: bool(torch.ones((), device=device)),
+        lambda device: torch.ones(3, device=device).nonzero(),
+        lambda device: torch.ones(3, device=device).cpu(),
+        lambda device: torch.ones(3, device=device) + torch.ones(()),
+        lambda device: torch.ones(3, device=device)[torch.zeros(1, dtype=torch.int64)],
+    ],
+)
+def test_the_guard_refuses_what_it_should(waits):
+    with OnOneDevice("meta"), pytest.raises((AssertionError, RuntimeError, NotImplementedError)):
+        waits("meta")
+
+
+# Recorded steps. Here a recording is a function that plays the step again.
+
+
+def rrvq(images, tmp_path):
+    return made(KINDS["rrvq"], images, tmp_path)
+
+
+def test_a_good_recording_is_used_and_the_state_restored(images, tmp_path, capsys):
+    step = rrvq(images, tmp_path)
+    before = [tensor.clone() for tensor in step.tensors()]
+    calls = []
+
+    def capture(step):
+        for _ in range(3):
+            step()
+        return lambda: (calls.append(1), step())
+
+    replay = recorded(step, capture)
+    assert replay is not step and capsys.readouterr().err == ""
+    for tensor, old in zip(step.tensors(), before, strict=True):
+        assert torch.equal(tensor, old)
+    del calls[:]
+    replay()
+    assert calls and step.statistics.steps == 1
+
+
+def frozen_noise(step):
+    def replay():
+        torch.manual_seed(99)
+        step()
+
+    return replay
+
+
+def nothing(step):
+    return lambda: None
+
+
+def stale_images(step):
+    row = step.order.row.clone()
+
+    def replay():
+        step.order.row.fill_((int(row) + 1) % len(step.order.table))
+        step()
+        step.order.row.copy_(row)
+
+    return replay
+
+
+def without_the_optimiser(step):
+    def replay():
+        values = step.weights.values.clone()
+        step()
+        step.weights.values.copy_(values)
+
+    return replay
+
+
+def failing(step):
+    step()
+    raise RuntimeError("operation not permitted when stream is capturing\nlong story")
+
+
+@pytest.mark.parametrize(
+    "broken", [frozen_noise, nothing, stale_images, without_the_optimiser, failing]
+)
+def test_a_broken_recording_is_a_line_and_the_step_itself(broken, images, tmp_path, capsys):
+    step = rrvq(images, tmp_path)
+    before = [tensor.clone() for tensor in step.tensors()]
+    assert recorded(step, broken) is step
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and "steps are not recorded" in lines[0]
+    for tensor, old in zip(step.tensors(), before, strict=True):
+        assert torch.equal(tensor, old)
+
+
+def test_scores_and_pictures_of_a_step_s_average(images, tmp_path):
+    step = rrvq(images, tmp_path)
+    for _ in range(2):
+        step()
+    assert math.isfinite(score(step.evaluated, step.images)["bits_per_dim"])
+    assert pictures.sample_images(step.evaluated, 2).shape == (2, 3, 8, 8)

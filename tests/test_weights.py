@@ -1,0 +1,126 @@
+"""Weights in one file or in shards: what is written is read, and a mixture is refused."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_runs import TINY, trainer, write_images
+
+from rrvqlib.checkpoint import load_model, load_weights, save_model
+from rrvqlib.configs import ModelConfig
+from rrvqlib.errors import UserError
+from rrvqlib.models import HierarchicalVAE, build
+from rrvqlib.weights import INDEX, BadWeights, read_weights, weight_files, write_weights
+
+CONFIG = ModelConfig(image_size=8, pyramid=(4, 2), codes=(4,), code_size=3, channels=16)
+SHARD_MB = 0.02
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return build(CONFIG)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("shard_mb", [5000, SHARD_MB])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_model_comes_back_from_its_files(dtype, shard_mb, model, tmp_path):
+    save_model(model, tmp_path, dtype, shard_mb)
+    files = weight_files(tmp_path)
+    assert (len(files) > 1) == (shard_mb == SHARD_MB)
+    assert all(path.stat().st_size < 1.3e6 * shard_mb for path in files)
+    kind = getattr(torch, dtype)
+    for again in (load_model(tmp_path), HierarchicalVAE.from_pretrained(tmp_path)):
+        assert again.config == CONFIG and not again.training
+        for name, value in model.state_dict().items():
+            found = again.state_dict()[name]
+            assert found.dtype == torch.float32
+            assert torch.equal(found, value.to(kind).float()), name
+
+
+def test_a_run_starts_from_shards(model, tmp_path):
+    save_model(model, tmp_path, "float16", SHARD_MB)
+    other = build(CONFIG)
+    load_weights(other, tmp_path)
+    assert torch.equal(other.top_down.top, model.top_down.top)
+
+
+def test_a_run_writes_what_its_settings_say(tmp_path):
+    dataset = write_images(tmp_path / "images.npz")
+    run = trainer(
+        replace(TINY, dataset=dataset, weights_dtype="float16", channels=128, shard_mb=1),
+        tmp_path / "run",
+    )
+    run.step()
+    run.finish()
+    files = weight_files(tmp_path / "run")
+    assert len(files) > 1
+    assert all(t.dtype == torch.float16 for path in files for t in load_file(path).values())
+    # The parameters are views of one vector; a file holds them one by one.
+    total = sum(p.numel() for p in run.model.parameters())
+    assert sum(path.stat().st_size for path in files) < 2.3 * total
+
+
+def test_files_of_an_earlier_call_do_not_stay(model, tmp_path):
+    write_weights(model.state_dict(), tmp_path, shard_mb=SHARD_MB)
+    write_weights(model.state_dict(), tmp_path)
+    assert names(tmp_path) == ["model.safetensors"]
+    write_weights(model.state_dict(), tmp_path, torch.float16, SHARD_MB)
+    assert INDEX in names(tmp_path) and "model.safetensors" not in names(tmp_path)
+    write_weights(model.state_dict(), tmp_path, torch.float16, 2 * SHARD_MB)
+    assert len(names(tmp_path)) == len(weight_files(tmp_path)) + 1
+    assert torch.equal(read_weights(tmp_path)["top_down.top"], model.top_down.top.half())
+
+
+def test_shards_of_two_models_are_refused(model, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    for folder, seed in ((one, 1), (two, 2)):
+        folder.mkdir()
+        torch.manual_seed(seed)
+        save_model(build(CONFIG), folder, "float16", SHARD_MB)
+    shutil.copy(weight_files(two)[0], weight_files(one)[0])
+    with pytest.raises(BadWeights, match="shards of different runs"):
+        read_weights(one)
+    with pytest.raises(UserError, match="different runs.*copy the files anew"):
+        load_model(one)
+
+
+@pytest.mark.parametrize("shard_mb", [5000, SHARD_MB])
+def test_a_flipped_bit_is_refused(shard_mb, model, tmp_path):
+    write_weights(model.state_dict(), tmp_path, shard_mb=shard_mb)
+    path = weight_files(tmp_path)[-1]
+    content = bytearray(path.read_bytes())
+    content[-7] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(BadWeights, match="damaged"):
+        read_weights(tmp_path)
+
+
+def test_a_missing_or_foreign_shard_is_refused(model, tmp_path):
+    write_weights(model.state_dict(), tmp_path, shard_mb=SHARD_MB)
+    index = (tmp_path / INDEX).read_text()
+    for wrong in ("{}", "[1]", '{"weight_map": {"a": "../model.safetensors"}}', "[" * 100_000):
+        (tmp_path / INDEX).write_text(wrong)
+        with pytest.raises(BadWeights, match="damaged"):
+            read_weights(tmp_path)
+    (tmp_path / INDEX).write_text(index)
+    weight_files(tmp_path)[0].unlink()
+    with pytest.raises(BadWeights, match="missing"):
+        read_weights(tmp_path)
+
+
+def test_weights_that_float16_cannot_hold_are_refused(tmp_path):
+    with pytest.raises(BadWeights, match=r"big.*float16"):
+        write_weights({"big": torch.full((3,), 1e6)}, tmp_path, torch.float16)
+    assert names(tmp_path) == []
+
+
+def test_files_without_a_digest_are_read(tmp_path):
+    save_file({"a": torch.ones(3)}, tmp_path / "model.safetensors")
+    assert torch.equal(read_weights(tmp_path)["a"], torch.ones(3))

@@ -1,0 +1,412 @@
+"""A short stay on a GPU, used to the last second: measure, choose, train, score, pack.
+
+    python tools/sitting.py --measure speed.json --run NAME --dataset npz:cifar10.npz
+    python tools/sitting.py --plan speed.json --run NAME --dataset npz:cifar10.npz \\
+        --seconds 390 --out OUT
+
+The first command times training steps, plain, recorded as a CUDA graph, and recorded with compiled
+layers, at a few batch sizes, and writes what it found after each of them: it may be cut off at any
+moment. The second one trains by the clock with the best of them, starts again at half the learning
+rate where the loss does not fall, and from its first evaluation on leaves a model in OUT whenever
+it ends: two shards of float16 weights, two pictures, the log, and records.tar with the rest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shutil
+import signal
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, TextIO
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from rrvqlib import cli, data
+from rrvqlib.checkpoint import (
+    prepare_directory,
+    read_json,
+    save_model,
+    write_atomically,
+    write_json,
+)
+from rrvqlib.configs import RunConfig
+from rrvqlib.errors import UserError
+from rrvqlib.models import build
+from rrvqlib.numerics import true_float32, uses_bf16
+from rrvqlib.optimisation.compiled import compile_layers
+from rrvqlib.optimisation.processes import Processes
+from rrvqlib.optimisation.recording import recorded
+from rrvqlib.optimisation.records import hardware, versions
+from rrvqlib.optimisation.signals import Stopped
+from rrvqlib.optimisation.step import Step
+from rrvqlib.optimisation.trainer import Trainer, train
+from rrvqlib.runs import RUNS
+from rrvqlib.weights import INDEX, weight_files
+
+BATCHES = (128, 256, 512)
+ENOUGH = 0.7  # of the best rate: the smallest batch that reaches it is chosen
+SHARD_MB = 15  # two of them hold 8.7 M parameters in float16
+WEIGHTS_EVERY = 120.0  # seconds
+FALLING_AFTER = 40.0  # seconds of training after which the loss must have fallen
+ATTEMPTS = 4
+LOOKS = 20  # evaluations of a training
+RECORDS = ("config.json", INDEX, "run.json", "metrics.jsonl", "results.json")
+
+
+class TimeIsUp(Exception):
+    """A measurement has had its share of the time."""
+
+
+class NotFalling(Exception):
+    """The loss is not finite, or has not fallen: the learning rate is too high."""
+
+
+@contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """Raise TimeIsUp after so many seconds, also while a compilation waits for its helpers."""
+
+    def interrupt(*_: object) -> None:
+        raise TimeIsUp(f"{seconds:.0f} seconds")
+
+    old = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, max(0.1, seconds))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+
+
+# Measuring.
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way of making steps."""
+
+    batch_size: int
+    recorded: bool = False
+    compiled: bool = False
+    weights_channels_last: bool = False
+
+
+# The surest first; compilation may take all the time that is left.
+WAYS_ON_GPU = (
+    *(Way(batch, recorded=True) for batch in BATCHES),
+    Way(BATCHES[0]),
+    Way(BATCHES[1]),
+    Way(BATCHES[1], recorded=True, weights_channels_last=True),
+    Way(BATCHES[1], recorded=True, compiled=True),
+)
+WAYS_ON_CPU = (Way(16), Way(32), Way(32, weights_channels_last=True))
+
+
+class ChannelsLast(nn.Module):
+    """Gives a normed weight the layout of the maps that it is convolved with."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The same numbers."""
+        return weight.contiguous(memory_format=torch.channels_last)
+
+
+def rate_of(config: RunConfig, way: Way, images: Tensor, seconds: float) -> float:
+    """Training images a second, over `seconds` of steps after what comes before the first.
+
+    Raises:
+        RuntimeError: this way does not work here.
+    """
+    torch.manual_seed(config.seed)
+    model = build(config.model_config).to(images.device)
+    model.initialise(images[:256])
+    config = replace(config, batch_size=way.batch_size, grad_accumulation=1)
+    step = Step(model, images, config, bf16=uses_bf16(config.precision, images.device))
+    step.dials.set((1e-4, 1e-4), temperature=1.0, kl_weight=1.0)
+    if way.weights_channels_last:
+        for layer in model.modules():
+            if parametrize.is_parametrized(layer, "weight") and layer.weight.ndim == 4:
+                parametrize.register_parametrization(layer, "weight", ChannelsLast())
+    if way.compiled:
+        compile_layers(model)
+    call: Callable[[], None] = step
+    if way.recorded:
+        call = recorded(step)
+        if call is step:
+            raise RuntimeError("steps cannot be recorded")
+    call()
+    step.statistics.skipped.item()
+    started, steps = time.perf_counter(), 0
+    while time.perf_counter() - started < seconds or not steps:
+        step.order.turn_to(steps)
+        call()
+        steps += 1
+        if steps % 2 == 0:  # as a training's pace does, the clock must not run ahead
+            step.statistics.skipped.item()
+    step.statistics.skipped.item()
+    return steps * way.batch_size / (time.perf_counter() - started)
+
+
+def measure(config: RunConfig, file: Path, deadline: float) -> None:
+    """Time the ways and write what was found, after each of them."""
+    splits = data.load(config.dataset, config.data_dir, config.image_size)
+    device = Processes(config).device
+    on_gpu = device.type == "cuda"
+    images = splits.train[:4096].to(device)
+    found: dict[str, Any] = {
+        "versions": versions(),
+        "hardware": hardware(device, 1),
+        "settings": asdict(config),
+        "rows": [],
+    }
+    for way in WAYS_ON_GPU if on_gpu else WAYS_ON_CPU:
+        begun = time.perf_counter()
+        left = deadline - begun
+        if left < 3:
+            break
+        row = asdict(way)
+        try:
+            with at_most(left - 1), true_float32():
+                row["images_per_second"] = round(rate_of(config, way, images, min(2, left / 8)), 1)
+        except (TimeIsUp, RuntimeError, UserError, OSError) as error:
+            row["failed"] = " ".join(f"{type(error).__name__} {error}".split())[:300]
+        if on_gpu:
+            row["peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
+            torch.cuda.reset_peak_memory_stats()
+        row["seconds"] = round(time.perf_counter() - begun, 1)
+        found["rows"].append(row)
+        found["choice"] = choose(config, found["rows"])
+        write_json(file, found)
+        print(json.dumps(row), flush=True)
+    print("choice:", json.dumps(found.get("choice")), flush=True)
+
+
+def choose(config: RunConfig, rows: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The smallest batch that reaches most of the best rate, its fastest way, its learning rate."""
+    worked = [
+        row for row in rows if "images_per_second" in row and not row["weights_channels_last"]
+    ]
+    if not worked:
+        return None
+    best = max(row["images_per_second"] for row in worked)
+    enough = [row for row in worked if row["images_per_second"] >= ENOUGH * best]
+    batch = min(row["batch_size"] for row in enough)
+    row = max(
+        (row for row in enough if row["batch_size"] == batch),
+        key=lambda row: row["images_per_second"],
+    )
+    # The root of the ratio of batches, at most doubled.
+    lr = config.lr * min(2.0, math.sqrt(batch / config.batch_size))
+    return {**row, "lr": round(lr, 6)}
+
+
+def read_choice(file: Path) -> dict[str, Any] | None:
+    """What `--measure` chose; None, and a line, where it left nothing."""
+    try:
+        choice = read_json(file)["choice"]
+        return {name: choice[name] for name in ("batch_size", "recorded", "compiled", "lr")}
+    except (UserError, LookupError, TypeError):
+        print(f"{file} has no choice: training as the run's settings say", flush=True)
+        return None
+
+
+# Training.
+
+
+class Watch:
+    """After every evaluation: is the loss falling? Are weights due?
+
+    Args:
+        out: for the weights.
+        seconds: of the whole training.
+    """
+
+    def __init__(self, out: Path, seconds: float):
+        self.out = out
+        self.patience = min(FALLING_AFTER, seconds / 2)
+        self.every = min(WEIGHTS_EVERY, seconds / 4)
+        self.began, self.first, self.written = time.perf_counter(), math.nan, -math.inf
+
+    def __call__(self, trainer: Trainer, line: dict[str, Any]) -> None:
+        """Raises NotFalling."""
+        now, loss = time.perf_counter(), line["train_loss_bits_per_dim"]
+        if not math.isfinite(loss + line["valid_bits_per_dim"]):
+            raise NotFalling(f"the loss is {loss}")
+        if math.isnan(self.first):
+            self.first = loss
+        elif now - self.began > self.patience and loss > self.first - 0.05:
+            raise NotFalling(f"the loss is {loss:.2f}, and was {self.first:.2f} at first")
+        if now - self.written > self.every:
+            save_model(trainer.evaluated, trainer.out, "float16", trainer.config.shard_mb)
+            pack(trainer.out, self.out)
+            self.written = now
+
+
+def pack(run: Path, out: Path) -> None:
+    """Copy what travels from a run folder: shards, pictures, and the records in one tar."""
+    wanted = [*weight_files(run), run / "samples.png", run / "reconstructions.png"]
+    for path in wanted:
+        if path.exists():
+            write_atomically(out / path.name, lambda temporary, path=path: copy(path, temporary))
+    for path in out.glob("model*.safetensors"):
+        if path.name not in {p.name for p in wanted}:
+            path.unlink()
+
+    def tar(temporary: Path) -> None:
+        with tarfile.open(temporary, "w") as archive:
+            for name in RECORDS:
+                if (run / name).exists():
+                    archive.add(run / name, arcname=name)
+
+    write_atomically(out / "records.tar", tar)
+
+
+def copy(path: Path, temporary: Path) -> None:
+    """The contents alone."""
+    shutil.copyfile(path, temporary)
+
+
+def sit(config: RunConfig, name: str, out: Path, deadline: float) -> dict[str, Any]:
+    """Train by the clock until the deadline; again at half the rate where the loss does not fall.
+
+    Args:
+        config: of the run.
+        name: of the named run.
+        out: for what travels; the run folders are temporary.
+        deadline: `time.perf_counter()` by which all must be done.
+
+    Raises:
+        Stopped: a signal came; what there was has been scored and packed.
+        UserError: the loss did not fall at any rate.
+    """
+    for attempt in range(ATTEMPTS):
+        left = deadline - time.perf_counter()
+        now = replace(config, seconds=round(left, 1), lr=config.lr / 2**attempt)
+        print(f"attempt {attempt}: lr {now.lr}, batch {now.batch_size}, {left:.0f} s", flush=True)
+        run = Path(tempfile.mkdtemp())
+        try:
+            results = train(now, run, name, show_progress=False, watch=Watch(out, left))
+            pack(run, out)
+            return results or {}
+        except NotFalling as error:
+            print(f"{error}: again at half the rate", flush=True)
+        except Stopped:
+            pack(run, out)
+            raise
+        finally:
+            shutil.rmtree(run)
+    raise UserError(f"the loss did not fall at 1/{2 ** (ATTEMPTS - 1)} of the rate either")
+
+
+class Both:
+    """A stream that writes to two."""
+
+    def __init__(self, one: TextIO, two: TextIO):
+        self.one, self.two = one, two
+
+    def write(self, text: str) -> int:
+        """To both, at once: a kill loses nothing."""
+        self.two.write(text)
+        self.two.flush()
+        return self.one.write(text)
+
+    def flush(self) -> None:
+        """Of the first; the second is flushed as it is written."""
+        self.one.flush()
+
+    def isatty(self) -> bool:
+        """No progress bars."""
+        return False
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--measure", type=Path, metavar="FILE", help="time steps, write FILE")
+    what.add_argument(
+        "--plan",
+        type=Path,
+        metavar="FILE",
+        help="train as FILE says; without it as the run does",
+    )
+    parser.add_argument("--run", default="cifar10-l32-c64", help="named run (default: %(default)s)")
+    parser.add_argument(
+        "--seconds", type=float, default=60, help="for all of it (default: %(default)s)"
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="of --plan: for what it leaves")
+    parser.add_argument(
+        "--start_from", default="", metavar="DIR", help="of --plan: go on from this run's weights"
+    )
+    parser.add_argument("--dataset", default="", help="as in rrvqlib.train (default: the run's)")
+    parser.add_argument("--data_dir", default="data", help="as in rrvqlib.train")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    started = time.perf_counter()
+    args = make_parser().parse_args(argv)
+    if args.run not in RUNS:
+        raise UserError(f"--run {args.run}: no such run; choose one of {', '.join(RUNS)}")
+    if not 5 <= args.seconds < 1e6:
+        raise UserError(f"--seconds {args.seconds:g}: must be at least 5")
+    config = RUNS[args.run].config
+    config = replace(
+        config,
+        dataset=args.dataset or config.dataset,
+        data_dir=args.data_dir,
+        precision="auto",
+        compile=False,
+        weights_dtype="float16",
+        shard_mb=SHARD_MB,
+        start_from=args.start_from,
+    )
+    deadline = started + args.seconds
+    if args.measure:
+        measure(config, args.measure, deadline)
+        return
+    if args.out is None:
+        raise UserError("--out DIR is missing: name a folder for what the sitting leaves")
+    prepare_directory(args.out)
+    if any(args.out.iterdir()):
+        raise UserError(f"{args.out} is not empty; choose another --out")
+    with open(args.out / "log.txt", "w") as log:
+        out, error = Both(sys.stdout, log), Both(sys.stderr, log)
+        with redirect_stdout(out), redirect_stderr(error):  # type: ignore[type-var]
+            choice = read_choice(args.plan)
+            if choice:
+                config = replace(
+                    config,
+                    batch_size=choice["batch_size"],
+                    lr=choice["lr"],
+                    compile=choice["compiled"],
+                    cuda_graphs="auto" if choice["recorded"] else "false",
+                )
+            every = max(1, config.steps // LOOKS)
+            # A checkpoint is too large to travel.
+            config = replace(config, eval_every=every, save_every=config.steps)
+            try:
+                results = sit(config, args.run, args.out, deadline)
+            except Stopped as stopped:
+                print(stopped, flush=True)
+                raise SystemExit(stopped.exit_code) from None
+            print(
+                f"test {results['test_bits_per_dim']:.4f} bits/dim (standard error"
+                f" {results['test_bits_per_dim_se']:.4f}, {results['n_test']} images)"
+            )
+
+
+if __name__ == "__main__":
+    cli.run(main)
