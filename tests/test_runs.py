@@ -64,7 +64,7 @@ def test_a_stored_run_has_the_command_that_repeats_it(path):
 
 
 def test_the_runs_that_are_promised_are_there():
-    promised = {"photos", "photos-logistic", "cifar10-cpu-mixture", "cifar10-cpu-mixture-spatial",
+    promised = {"photos", "photos-mixture", "cifar10-cpu-mixture", "cifar10-cpu-mixture-spatial",
                 "cifar10-l32-c64-mixture", "cifar10-l32-c64-mixture-spatial",
                 "appb-rvq", "appb-spatial", "apph-mlp", "vqvae", "cifar10-cpu",
                 "cifar10-l32", "svhn-l32", "celeba-l32", "cifar10-l32-paper", "svhn-l32-paper",
