@@ -16,15 +16,18 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils import parametrize
 
 from rrvqlib.decoder import TopDownLayer
 from rrvqlib.errors import UserError
-from rrvqlib.likelihood import bin_masses, clip, pixels_to_reals, reals_to_pixels
+from rrvqlib.likelihoods import pixels_to_reals, reals_to_pixels
+from rrvqlib.likelihoods.base import Channel
 from rrvqlib.models import VAE
 from rrvqlib.models.hierarchy import HierarchicalVAE
 from rrvqlib.pixels import check_pixels
 
 FREQUENCY_BITS = 16
+NIBBLE = 16
 WORD = np.dtype("<u4")
 DECODE_REMEDY = "decode with the model and the versions that wrote the file"
 FOREIGN = f"these bits do not decode with this model; {DECODE_REMEDY}"
@@ -38,11 +41,27 @@ def frequencies(p: Tensor) -> np.ndarray:
     rounding is at most -log2(1 - K / 2^16) bits a symbol.
     """
     total = 1 << FREQUENCY_BITS
-    p = p.double().numpy()
+    p = p.double().contiguous().numpy()  # the coder reads memory, whatever the strides
     whole = 1 + (p * (total - p.shape[1])).astype(np.int64)
     rows = np.arange(len(p))
     whole[rows, whole.argmax(1)] += total - whole.sum(1)
     return whole
+
+
+def high_masses(channel: Channel) -> Tensor:
+    """Of the 16 values that a channel's high four bits can take: (N, 16) for its N pixels."""
+    edges = torch.arange(0, 257, NIBBLE)
+    return channel.below(edges).diff(dim=0).flatten(1).T
+
+
+def low_masses(channel: Channel, high: Tensor) -> Tensor:
+    """Of the 16 values of the low four bits, (N, 16), given the high ones (N,)."""
+    shape = channel.means[:, 0].shape
+    edges = NIBBLE * high.view(1, *shape) + torch.arange(NIBBLE + 1).view(-1, 1, 1, 1)
+    masses = channel.below(edges).diff(dim=0).flatten(1).T
+    total = masses.sum(1, keepdim=True)
+    # Far from all means nothing is left in float64 to divide: there any table will do.
+    return torch.where(total > 0, masses / total, 1 / NIBBLE)
 
 
 class Stack:
@@ -114,11 +133,11 @@ class Coded:
 
 @contextmanager
 def _reproducible() -> Iterator[None]:
-    """One thread, so that sums are always taken in the same order."""
+    """One thread, so that sums are always taken in the same order; no gradients."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), parametrize.cached():  # weights are normalised once, not per image
             yield
     finally:
         torch.set_num_threads(threads)
@@ -147,17 +166,13 @@ class Codec:
 
     # Probabilities, each (N, K) for the N symbols of one image.
 
-    def _posterior(self, features: list[Tensor], index: int, layer: TopDownLayer, state: Tensor):
-        log_q = layer.latent.log_posterior(layer.posterior(features[index], state))
-        return log_q[0].flatten(0, 1).exp()
+    @staticmethod
+    def _posterior(layer: TopDownLayer, features: Tensor, state: Tensor) -> Tensor:
+        return layer.latent.log_posterior(layer.posterior(features, state))[0].flatten(0, 1).exp()
 
     @staticmethod
     def _prior(layer: TopDownLayer, state: Tensor) -> Tensor:
         return layer.latent.log_prior(layer.prior(state))[0].flatten(0, 1).exp()
-
-    def _pixels(self, mean: Tensor) -> Tensor:
-        likelihood = self.model.likelihood
-        return bin_masses(clip(mean), likelihood.log_scale, likelihood.edge_bins).flatten(0, -2)
 
     def _checked(self, image: Tensor) -> Tensor:
         """uint8 (3, S, S) -> (1, 3, S, S) on the CPU."""
@@ -168,34 +183,43 @@ class Codec:
     def _features(self, image: Tensor) -> list[Tensor]:
         return self.model.bottom_up(pixels_to_reals(image).double())
 
-    def _run(self, choose: Callable[[int, TopDownLayer, Tensor], Tensor]) -> tuple[list, Tensor]:
-        """The top-down chain; `choose` gives each layer's codes, flat.
+    def _descend(self, choose: Callable[[int, Tensor], Tensor]) -> Tensor:
+        """The top-down chain.
+
+        Args:
+            choose: called for every layer with its index (0 is l = 1) and the state of the layer
+                above, returns the layer's codes, flat.
 
         Returns:
-            The codes of every layer, l = 1 first, and the pixels' means (1, 3, S, S).
+            The likelihood's parameters, (1, C, S, S).
         """
-        codes: list[Tensor] = [torch.empty(0)] * self.layers
 
         def vectors(index: int, layer: TopDownLayer, state: Tensor) -> Tensor:
-            codes[index] = choose(index, layer, state)
             side = self.model.config.pyramid[index]
-            return layer.latent.lookup(codes[index].view(1, side, side))
+            return layer.latent.lookup(choose(index, state).view(1, side, side))
 
-        mean = self.model.top_down(1, vectors)
-        return codes, mean
+        return self.model.top_down(1, vectors)
 
-    def _push_codes(self, stack: Stack, codes: list[Tensor], lowest: int) -> Tensor:
-        """Push layers `lowest`.. under the prior; the top is popped first. Returns the mean."""
-        tables: list[Tensor] = [torch.empty(0)] * self.layers
+    # Pixels: of every channel the high four bits, then the low four. Two tables of 16 masses take
+    # 34 values of a distribution function, one of 256 takes 257.
 
-        def known(index: int, layer: TopDownLayer, state: Tensor) -> Tensor:
-            tables[index] = self._prior(layer, state)
-            return codes[index] if index >= lowest else tables[index].argmax(1)
+    def _push_pixels(self, stack: Stack, image: Tensor, parameters: Tensor) -> None:
+        for c in reversed(range(3)):  # blue is popped last, when red and green are known
+            channel = self.model.likelihood.next_channel(parameters, image[:, :c])
+            high, low = (image[:, c] // NIBBLE).flatten().long(), (image[:, c] % NIBBLE).flatten()
+            stack.push(low.long(), low_masses(channel, high))
+            stack.push(high, high_masses(channel))
 
-        _, mean = self._run(known)
-        for index in range(lowest, self.layers):
-            stack.push(codes[index], tables[index])
-        return mean
+    def _pop_pixels(self, stack: Stack, parameters: Tensor) -> Tensor:
+        B, _, *sides = parameters.shape
+        image = torch.empty(B, 0, *sides, dtype=torch.uint8)
+        for _ in range(3):
+            channel = self.model.likelihood.next_channel(parameters, image)
+            high = stack.pop(high_masses(channel))
+            low = stack.pop(low_masses(channel, high))
+            values = (NIBBLE * high + low).to(torch.uint8).view(B, 1, *sides)
+            image = torch.cat([image, values], dim=1)
+        return image
 
     # Without loss.
 
@@ -211,27 +235,37 @@ class Codec:
     def _push_image(self, stack: Stack, image: Tensor) -> int:
         """Returns the fewest words that lay on the stack meanwhile."""
         features = self._features(image)
-        codes, mean = self._run(lambda *at: stack.pop(self._posterior(features, *at)))
+        codes: dict[int, Tensor] = {}
+        priors: dict[int, Tensor] = {}
+
+        def from_posterior(index: int, state: Tensor) -> Tensor:
+            layer = self.model.top_down.layers[index]
+            priors[index] = self._prior(layer, state)
+            codes[index] = stack.pop(self._posterior(layer, features[index], state))
+            return codes[index]
+
+        parameters = self._descend(from_posterior)
         fewest = len(stack)
-        stack.push(image.flatten(), self._pixels(mean))
-        self._push_codes(stack, codes, lowest=0)
+        self._push_pixels(stack, image, parameters)
+        for index in range(self.layers):  # the top is popped first
+            stack.push(codes[index], priors[index])
         return fewest
 
     def _pop_image(self, stack: Stack) -> Tensor:
-        codes, mean = self._run(lambda _, layer, state: stack.pop(self._prior(layer, state)))
-        image = stack.pop(self._pixels(mean)).to(torch.uint8).view(mean.shape)
+        codes: dict[int, Tensor] = {}
+        above: dict[int, Tensor] = {}
+
+        def from_prior(index: int, state: Tensor) -> Tensor:
+            above[index] = state
+            codes[index] = stack.pop(self._prior(self.model.top_down.layers[index], state))
+            return codes[index]
+
+        image = self._pop_pixels(stack, self._descend(from_prior))
         if len(stack) < MARGIN:  # `encode` has kept as many below the lowest point
             raise UserError(FOREIGN)
         features = self._features(image)
-        tables: list[Tensor] = [torch.empty(0)] * self.layers
-
-        def known(index: int, layer: TopDownLayer, state: Tensor) -> Tensor:
-            tables[index] = self._posterior(features, index, layer, state)
-            return codes[index]
-
-        self._run(known)
-        for index in range(self.layers):  # l = 1 was popped last
-            stack.push(codes[index], tables[index])
+        for index, layer in enumerate(self.model.top_down.layers):  # l = 1 was popped last
+            stack.push(codes[index], self._posterior(layer, features[index], above[index]))
         return image
 
     def encode(self, images: Iterable[Tensor]) -> Coded:
@@ -285,11 +319,30 @@ class Codec:
         stack, seen = Stack(), []
         with _reproducible():
             for image in images:
-                features = self._features(self._checked(image))
-                codes, _ = self._run(lambda *at, f=features: self._posterior(f, *at).argmax(1))
-                mean = self._push_codes(stack, codes, self.layers - layers)
-                seen.append(reals_to_pixels(mean)[0])
+                seen.append(self._push_codes(stack, self._checked(image), layers)[0])
         return Coded(stack.words(), stack.bits, 0), seen
+
+    def _push_codes(self, stack: Stack, image: Tensor, layers: int) -> Tensor:
+        """Returns what the decoder will see, (1, 3, S, S)."""
+        features, lowest = self._features(image), self.layers - layers
+        sent: list[tuple[Tensor, Tensor]] = []
+
+        def most_probable(index: int, state: Tensor) -> Tensor:
+            layer = self.model.top_down.layers[index]
+            prior = self._prior(layer, state)
+            if index < lowest:
+                return prior.argmax(1)
+            codes = self._posterior(layer, features[index], state).argmax(1)
+            sent.append((codes, prior))
+            return codes
+
+        seen = self._seen(self._descend(most_probable))
+        for codes, prior in reversed(sent):  # the top is popped first
+            stack.push(codes, prior)
+        return seen
+
+    def _seen(self, parameters: Tensor) -> Tensor:
+        return reals_to_pixels(self.model.likelihood.mean(parameters))
 
     def decode_codes(
         self, words: np.ndarray, count: int, layers: int, done: Callable[[Tensor], object] = id
@@ -301,15 +354,15 @@ class Codec:
         """
         stack, images, alike = Stack(words), [], False
 
-        def choose(index: int, layer: TopDownLayer, state: Tensor) -> Tensor:
-            p = self._prior(layer, state)
+        def choose(index: int, state: Tensor) -> Tensor:
+            p = self._prior(self.model.top_down.layers[index], state)
             return stack.pop(p) if index >= self.layers - layers else p.argmax(1)
 
         with _reproducible():
             for _ in range(count):
                 # What took nothing from the stack comes again and again: an empty one gives code 0.
                 before = stack.position
-                images.append(images[-1] if alike else reals_to_pixels(self._run(choose)[1])[0])
+                images.append(images[-1] if alike else self._seen(self._descend(choose))[0])
                 alike = stack.position == before
                 done(images[-1])
         return images[::-1]

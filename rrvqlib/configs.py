@@ -114,10 +114,17 @@ class ModelConfig:
     prior_channels: int = setting(64, "width of the second stage's networks")
     prior_blocks: int = setting(5, "gated layers of a PixelCNN; residual blocks of a greedy layer")
     samples: int = setting(8, "M, samples an image in training; models leave-one-out and vimco")
-    edge_bins: bool = setting(
-        False, "likelihood: outermost bins reach to infinity (PixelCNN++), else Kingma's form"
+    likelihood: str = setting(
+        "logistic",
+        "of the pixels: logistic (Kingma's form, the paper's), logistic-edge (outermost bins reach"
+        " to infinity), logistic-pixel (a scale for every sub-pixel), mixture (of logistics, in"
+        " which green knows red, and blue both: PixelCNN++)",
+        ("logistic", "logistic-edge", "logistic-pixel", "mixture"),
     )
-    scale_per_channel: bool = setting(True, "likelihood: one scale per colour channel, else one")
+    components: int = setting(5, "M, logistics of a mixture likelihood")
+    scale_per_channel: bool = setting(
+        True, "likelihoods logistic and logistic-edge: one scale per colour channel, else one"
+    )
 
     def __post_init__(self) -> None:
         for name in ("pyramid", "codes"):  # JSON has no tuples
@@ -135,7 +142,14 @@ class ModelConfig:
                 if isinstance(number, int):
                     require(self, f.name, abs(number) < 2**63, "below 2^63")
         self._check_pyramid()
-        for name in ("code_size", "channels", "blocks", "prior_channels", "prior_blocks"):
+        for name in (
+            "code_size",
+            "channels",
+            "blocks",
+            "prior_channels",
+            "prior_blocks",
+            "components",
+        ):
             require(self, name, getattr(self, name) >= 1, "at least 1")
         require(self, "ladder_blocks", self.ladder_blocks >= 0, "0 or more")
         for name in ("blocks", "ladder_blocks", "prior_blocks"):

@@ -35,8 +35,8 @@ class Head(nn.Sequential):
             return last(elu(state.to(last.weight.dtype)))
 
 
-def head(image_size: int, grid: int, channels: int, init_scale: float) -> Head:
-    """State (B, C, grid, grid) -> means of the pixels (B, 3, S, S): the mirror of `encoder.stem`.
+def head(image_size: int, grid: int, channels: int, outputs: int, init_scale: float) -> Head:
+    """State (B, C, grid, grid) -> (B, outputs, S, S), for the likelihood: mirror of `encoder.stem`.
 
     dec1 of App. C is a transposed convolution of stride 2.
     """
@@ -44,7 +44,7 @@ def head(image_size: int, grid: int, channels: int, init_scale: float) -> Head:
         ResidualStack(channels, 1, 2, True, init_scale)
         for _ in range(int(math.log2(image_size // grid)) - 1)
     ]
-    return Head(*layers, nn.ELU(), up_conv(channels, 3, 5, stride=2, init_scale=0.1))
+    return Head(*layers, nn.ELU(), up_conv(channels, outputs, 5, stride=2, init_scale=0.1))
 
 
 class TopDownLayer(nn.Module):
@@ -138,6 +138,7 @@ class TopDown(nn.Module):
         image_size: S.
         pyramid: side of each layer's grid, l = 1 first.
         channels: C.
+        outputs: P, parameter channels of the likelihood.
         init_scale: see `ResidualBlock`.
     """
 
@@ -147,13 +148,14 @@ class TopDown(nn.Module):
         image_size: int,
         pyramid: tuple[int, ...],
         channels: int,
+        outputs: int,
         init_scale: float,
     ):
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.top = nn.Parameter(torch.zeros(1, channels, 1, 1))  # d_{L+1}, tiled over the top grid
         self.top_grid = pyramid[-1]
-        self.head = head(image_size, pyramid[0], channels, init_scale)
+        self.head = head(image_size, pyramid[0], channels, outputs, init_scale)
 
     def forward(self, batch: int, choose: Callable[[int, TopDownLayer, Tensor], Tensor]) -> Tensor:
         """Run from the top layer down to the pixels.
@@ -166,7 +168,7 @@ class TopDown(nn.Module):
                 decoding apart.
 
         Returns:
-            Means of the pixels, (B, 3, S, S).
+            Parameters of the likelihood, (B, P, S, S).
         """
         return self.descend(
             batch, lambda index, layer, state: layer.decode(state, choose(index, layer, state))
@@ -186,35 +188,44 @@ class ConvDecoder(nn.Module):
     """The decoder of the one-layer models of App. B: one convolution, residual blocks, head."""
 
     def __init__(
-        self, image_size: int, grid: int, channels: int, blocks: int, inputs: int, init_scale: float
+        self,
+        image_size: int,
+        grid: int,
+        channels: int,
+        blocks: int,
+        inputs: int,
+        outputs: int,
+        init_scale: float,
     ):
         super().__init__()
         self.unproject = conv(inputs, channels, 3)
         self.blocks = ResidualStack(channels, blocks, 1, True, init_scale)
-        self.head = head(image_size, grid, channels, init_scale)
+        self.head = head(image_size, grid, channels, outputs, init_scale)
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """Code vectors (B, D, grid, grid) -> means of the pixels (B, 3, S, S)."""
+        """Code vectors (B, D, grid, grid) -> parameters of the likelihood (B, P, S, S)."""
         return self.head(self.blocks(self.unproject(vectors)))
 
 
 class MLPDecoder(nn.Module):
     """The decoder of App. H: every pixel sees all latents."""
 
-    def __init__(self, image_size: int, grid: int, channels: int, blocks: int, inputs: int):
+    def __init__(
+        self, image_size: int, grid: int, channels: int, blocks: int, inputs: int, outputs: int
+    ):
         super().__init__()
         widths = [inputs * grid**2] + [channels] * blocks
         self.hidden = nn.ModuleList(
             [linear(a, b) for a, b in zip(widths, widths[1:], strict=False)]
         )
-        self.project = linear(widths[-1], 3 * image_size**2, init_scale=0.1)
+        self.project = linear(widths[-1], outputs * image_size**2, init_scale=0.1)
         self.image_size = image_size
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """Code vectors (B, D, grid, grid) -> means of the pixels (B, 3, S, S)."""
+        """Code vectors (B, D, grid, grid) -> parameters of the likelihood (B, P, S, S)."""
         hidden = vectors.flatten(1)
         for layer in self.hidden:
             hidden = F.elu(layer(hidden))
         with full_precision(hidden.device):  # see `Head`
-            means = self.project(hidden.to(self.project.weight.dtype))
-        return means.unflatten(1, (3, self.image_size, self.image_size))
+            parameters = self.project(hidden.to(self.project.weight.dtype))
+        return parameters.unflatten(1, (-1, self.image_size, self.image_size))

@@ -172,7 +172,7 @@ STATED: tuple[Statement, ...] = (
         "the discretised logistic likelihood of Kingma et al. (2016): in their program, bins of one"
         " width and one scale",
         ALL,
-        {"edge_bins": False, "scale_per_channel": False},
+        {"likelihood": "logistic", "scale_per_channel": False},
     ),
     Statement(
         "Appendix C",

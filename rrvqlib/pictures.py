@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rrvqlib.checkpoint import check_writable, write_atomically
 from rrvqlib.errors import UserError
-from rrvqlib.likelihood import reals_to_pixels
+from rrvqlib.likelihoods import reals_to_pixels
 from rrvqlib.models import VAE
 from rrvqlib.pixels import MAX_PIXELS
 from rrvqlib.scoring import device_of, seeded

@@ -309,7 +309,8 @@ def test_weights_of_another_model_are_refused(model_folder):
     "change",
     [
         {"channels": "4"}, {"channels": 4.0}, {"channels": True}, {"channels": None},
-        {"channels": 0}, {"init_scale": "big"}, {"edge_bins": "no"}, {"edge_bins": 1},
+        {"channels": 0}, {"init_scale": "big"}, {"scale_per_channel": 1},
+        {"scale_per_channel": "no"}, {"likelihood": "normal"}, {"components": 0},
         {"pyramid": 4}, {"pyramid": "4,2"}, {"pyramid": [4, "2"]}, {"pyramid": [4.5, 2]},
         {"pyramid": []}, {"codes": [[4]]}, {"codes": [0]}, {"model": "cnn"}, {"model": 3},
         {"covariance": None}, {"unknown": 1},

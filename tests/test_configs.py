@@ -192,7 +192,7 @@ def test_every_number_has_a_rule():
     "config",
     [
         ModelConfig(),
-        ModelConfig(pyramid=L32, codes=tuple(range(2, 34)), edge_bins=True),
+        ModelConfig(pyramid=L32, codes=tuple(range(2, 34)), likelihood="logistic-edge"),
         RunConfig(dataset="npz:x", lr=1e-4, lr_min=0.0, compile=True, cuda_graphs="true"),
     ],
 )

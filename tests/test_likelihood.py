@@ -1,7 +1,8 @@
-"""The discretised logistic against logistic distribution functions in float64."""
+"""Every likelihood against distribution functions in float64, written by hand or by SciPy."""
 
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -15,8 +16,10 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch.distributions import AffineTransform, SigmoidTransform, TransformedDistribution, Uniform
 
-from rrvqlib.likelihood import (
-    DiscretisedLogistic,
+from rrvqlib.configs import ModelConfig
+from rrvqlib.likelihoods import (
+    LIKELIHOODS,
+    build_likelihood,
     log_bin_mass,
     pixels_to_reals,
     reals_to_pixels,
@@ -33,6 +36,10 @@ def random_images(*shape, seed=0):
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
 
 
+def make(name, **changes):
+    return build_likelihood(ModelConfig(likelihood=name, **changes))
+
+
 def set_log_scale(likelihood, values):
     with torch.no_grad():
         likelihood.log_scale.copy_(torch.as_tensor(values).view(-1, 1, 1))
@@ -44,6 +51,13 @@ def logistic(mean, scale):
     uniform = Uniform(torch.zeros((), dtype=torch.float64), 1, validate_args=False)
     transforms = [SigmoidTransform().inv, AffineTransform(mean, scale)]
     return TransformedDistribution(uniform, transforms, validate_args=False)
+
+
+def random_parameters(likelihood, batch, side, spread=0.3, seed=0):
+    """What a decoder might say: means, scales and coefficients of many sizes."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (batch, likelihood.parameter_channels, side, side)
+    return spread * torch.randn(shape, generator=generator)
 
 
 def test_pixel_values_and_reals_are_inverse():
@@ -131,7 +145,7 @@ def test_gradients_are_finite_differences(edge_bins):
 
 @pytest.mark.parametrize("per_channel", [False, True])
 def test_log_prob_is_the_sum_over_sub_pixels(per_channel):
-    likelihood = DiscretisedLogistic(per_channel)
+    likelihood = make("logistic", scale_per_channel=per_channel)
     scales = [-3.0, -2.0, -1.0] if per_channel else [-2.5]
     set_log_scale(likelihood, scales)
     images, mean = random_images(2, 3, 4, 4), 0.3 * torch.randn(2, 3, 4, 4).clamp(-1.5, 1.5)
@@ -147,7 +161,7 @@ def test_log_prob_is_the_sum_over_sub_pixels(per_channel):
 
 def test_equal_scales_per_channel_are_one_scale():
     images, mean = random_images(2, 3, 4, 4), torch.zeros(2, 3, 4, 4)
-    per_channel, scalar = DiscretisedLogistic(True), DiscretisedLogistic(False)
+    per_channel, scalar = make("logistic"), make("logistic", scale_per_channel=False)
     assert per_channel.log_scale.shape == (3, 1, 1) and scalar.log_scale.shape == (1, 1, 1)
     assert torch.equal(per_channel.log_prob(images, mean), scalar.log_prob(images, mean))
     set_log_scale(per_channel, [-2.0, -2.0, -1.0])
@@ -155,7 +169,7 @@ def test_equal_scales_per_channel_are_one_scale():
 
 
 def test_kingmas_form_loses_two_bits_per_dim_at_scale_one():
-    likelihood = set_log_scale(DiscretisedLogistic(), [0.0, 0.0, 0.0])
+    likelihood = set_log_scale(make("logistic"), [0.0, 0.0, 0.0])
     images = VALUES.view(1, 1, 16, 16).expand(1, 3, 16, 16)
     mass = log_bin_mass(VALUES, torch.tensor(0.0), torch.tensor(0.0), False).exp().sum().item()
     assert -math.log2(mass) == pytest.approx(2.03, abs=0.005)
@@ -165,24 +179,25 @@ def test_kingmas_form_loses_two_bits_per_dim_at_scale_one():
 
 @pytest.mark.parametrize("mean", [-3.0, 3.0])
 def test_means_are_clipped_to_the_outermost_bin_centres(mean):
-    likelihood, images = DiscretisedLogistic(), random_images(1, 3, 4, 4)
+    likelihood, images = make("logistic"), random_images(1, 3, 4, 4)
     edge = math.copysign(0.5 - 1 / 512, mean)
     far, near = (likelihood.log_prob(images, torch.full((1, 3, 4, 4), m)) for m in (mean, edge))
     assert torch.equal(far, near)
 
 
-def test_likelihood_stays_in_float32_under_autocast():
-    likelihood, images = DiscretisedLogistic(), random_images(2, 3, 4, 4)
-    mean = (0.2 * torch.randn(2, 3, 4, 4)).bfloat16()
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_likelihoods_stay_in_float32_under_autocast(name):
+    likelihood, images = make(name), random_images(2, 3, 4, 4)
+    parameters = random_parameters(likelihood, 2, 4).bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
-        found = likelihood.log_prob(images, mean)
-    assert torch.equal(found, likelihood.log_prob(images, mean.float()))
+        found = likelihood.log_prob(images, parameters)
+    assert torch.equal(found, likelihood.log_prob(images, parameters.float()))
 
 
 @pytest.mark.parametrize("mean", [-9.0, 0.1])
 def test_samples_have_the_masses_of_the_bins(mean):
     torch.manual_seed(0)
-    likelihood = set_log_scale(DiscretisedLogistic(edge_bins=True), [-4.0, -4.0, -4.0])
+    likelihood = set_log_scale(make("logistic-edge"), [-4.0, -4.0, -4.0])
     drawn = likelihood.sample(torch.full((10, 3, 50, 50), mean))
     assert drawn.dtype == torch.uint8
     counts = torch.bincount(drawn.flatten().long(), minlength=256).double().numpy()
@@ -212,3 +227,195 @@ def test_the_figure_of_chapter_1_computes_the_same(mean, scale, edge_bins):
     expected = log_bin_mass(VALUES, here, log_scale, edge_bins)
     theirs = torch.tensor(json.loads(done.stdout), dtype=torch.float64)
     torch.testing.assert_close(theirs, expected, rtol=1e-9, atol=1e-9)
+
+
+# All likelihoods alike.
+
+
+def coding_masses(likelihood, parameters, images):
+    """Of all values of each channel given those before: (3, 256, B, S, S), in float64."""
+    edges = torch.arange(257)
+    with torch.no_grad():
+        below = [
+            likelihood.double().next_channel(parameters.double(), images[:, :c]).below(edges)
+            for c in range(3)
+        ]
+    return torch.stack(below).diff(dim=1)
+
+
+@pytest.mark.parametrize("spread", [0.1, 1.0, 5.0])
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_256_coding_masses_of_each_channel_sum_to_one_given_those_before(name, spread):
+    likelihood = make(name)
+    parameters, images = random_parameters(likelihood, 2, 5, spread), random_images(2, 3, 5, 5)
+    masses = coding_masses(likelihood, parameters, images)
+    assert masses.min() >= 0
+    torch.testing.assert_close(masses.sum(1), torch.ones(3, 2, 5, 5).double(), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_log_prob_is_the_product_of_the_coding_masses(name):
+    likelihood = make(name)
+    parameters, images = random_parameters(likelihood, 2, 5, 0.1), random_images(2, 3, 5, 5)
+    found = likelihood.log_prob(images, parameters)
+    masses = coding_masses(likelihood, parameters, images)
+    of_images = masses.gather(1, images.long().transpose(0, 1).unsqueeze(1)).squeeze(1)
+    expected = of_images.log().sum((0, 2, 3))
+    if name == "logistic":  # a coder divides by the mass that the pixels take
+        values = VALUES.view(256, 1, 1, 1, 1)
+        mean = likelihood.mean(parameters)
+        kept = log_bin_mass(values, mean, likelihood.log_scale, False).exp().sum(0)
+        assert kept.max() < 0.999
+        expected = expected + kept.log().flatten(1).sum(1)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-3)
+
+
+def test_edges_may_differ_from_pixel_to_pixel():
+    likelihood = make("mixture").double()
+    parameters, images = random_parameters(likelihood, 2, 3).double(), random_images(2, 3, 3, 3)
+    channel = likelihood.next_channel(parameters, images[:, :1])
+    edges = torch.randint(0, 257, (7, 2, 3, 3), generator=torch.Generator().manual_seed(1))
+    everywhere = channel.below(torch.arange(257))  # (257, 2, 3, 3)
+    torch.testing.assert_close(channel.below(edges), everywhere.gather(0, edges))
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_samples_are_as_frequent_as_the_masses_say(name):
+    """Of red alone, and of green's and blue's given what was drawn before them."""
+    torch.manual_seed(1)
+    likelihood = make(name)
+    one = random_parameters(likelihood, 1, 1, spread=0.15, seed=3)
+    drawn = likelihood.sample(one.expand(-1, -1, 80, 80))
+    assert drawn.dtype == torch.uint8 and drawn.shape == (1, 3, 80, 80)
+    colours = drawn.flatten(2)[0].T.view(-1, 3, 1, 1)  # (6400, 3, 1, 1)
+    masses = coding_masses(likelihood, one.expand(len(colours), -1, -1, -1), colours)
+    for c in range(3):
+        below = masses[c].cumsum(0).squeeze(-1).squeeze(-1)  # (256, N)
+        value = colours[:, c, 0, 0].long()
+        high = below.gather(0, value.unsqueeze(0))[0]
+        width = masses[c, :, :, 0, 0].gather(0, value.unsqueeze(0))[0]
+        # Randomised within its bin, the rank of a true sample is uniform.
+        rank = high - torch.rand(len(high)).double() * width
+        if name == "logistic":  # draws beyond the pixels fall on the outermost values
+            inside = (value > 0) & (value < 255)
+            low, top = below[0, 0], below[254, 0]
+            rank = (rank[inside] - low) / (top - low)
+        assert stats.kstest(rank.numpy(), "uniform").pvalue > 1e-3, c
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_the_mean_is_that_of_samples_where_the_edges_are_far(name):
+    torch.manual_seed(0)
+    likelihood = make(name)
+    if name.startswith("logistic") and name != "logistic-pixel":
+        set_log_scale(likelihood, [-4.0, -4.0, -4.0])
+    one = random_parameters(likelihood, 1, 1, spread=0.03, seed=5)
+    if name in ("mixture", "logistic-pixel"):  # scales of about e^-4
+        per_group = likelihood.parameter_channels // (10 if name == "mixture" else 6)
+        first = {"mixture": 4, "logistic-pixel": 3}[name] * per_group
+        one[:, first : first + 3 * per_group] = -0.7
+    drawn = pixels_to_reals(likelihood.sample(one.expand(-1, -1, 300, 300)))
+    found = drawn.mean((0, 2, 3))
+    error = drawn.flatten(2).std(2)[0] / 300
+    expected = likelihood.mean(one)[0, :, 0, 0]
+    assert ((found - expected).abs() < 4 * error + 2e-4).all()
+
+
+@pytest.mark.parametrize("spread", [1.0, 100.0, 1e5])
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_log_prob_and_its_gradients_are_finite_at_extremes(name, spread):
+    likelihood = make(name)
+    parameters = random_parameters(likelihood, 2, 8, spread).requires_grad_()
+    images = random_images(2, 3, 8, 8)
+    images[0] = torch.tensor([0, 255]).repeat(32).view(8, 8)
+    total = likelihood.log_prob(images, parameters)
+    (gradient,) = torch.autograd.grad(total.sum(), parameters)
+    assert total.isfinite().all() and gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_gradients_of_log_prob_are_finite_differences(name):
+    likelihood = make(name, components=2).double()
+    parameters = random_parameters(likelihood, 1, 2).double().requires_grad_()
+    images = random_images(1, 3, 2, 2)
+    images[0, :, 0, 0], images[0, :, 0, 1] = 0, 255
+    assert torch.autograd.gradcheck(lambda p: likelihood.log_prob(images, p), parameters)
+
+
+# The mixture.
+
+
+def mixture_by_hand(image, parameters, M):
+    """log p of one pixel (3,) given its 10 M parameters: loops over components, in float64."""
+    p = 3.0 * parameters.double().numpy().reshape(10, M)
+    weights = np.exp(p[0] - p[0].max())
+    weights /= weights.sum()
+    first = np.linspace(-0.3, 0.3, M) if M > 1 else np.zeros(1)
+    reals = (image.numpy().astype(float) + 0.5) / 256 - 0.5
+    total = 0.0
+    for i in range(M):
+        of_red, red_in_blue, green_in_blue = np.tanh(p[7:, i])
+        means = first[i] + p[1:4, i]
+        means[1] += of_red * reals[0]
+        means[2] += red_in_blue * reals[0] + green_in_blue * reals[1]
+        product = weights[i]
+        for c in range(3):
+            # -8 + 9 / (1 + exp(-x)) is -2 with slope 1 at p = 0.
+            scale = math.exp(-8 + 9 / (1 + 0.5 * math.exp(-p[4 + c, i] / 2)))
+            distribution = stats.logistic(means[c], scale)
+            value = int(image[c])
+            low = 0.0 if value == 0 else distribution.cdf(value / 256 - 0.5)
+            high = 1.0 if value == 255 else distribution.cdf((value + 1) / 256 - 0.5)
+            product *= high - low
+        total += product
+    return math.log(total)
+
+
+@pytest.mark.parametrize("M", [1, 3, 5])
+def test_the_mixture_is_that_of_a_loop_over_its_components(M):
+    likelihood = make("mixture", components=M)
+    parameters, images = random_parameters(likelihood, 1, 6, 0.2), random_images(1, 3, 6, 6)
+    images[0, :, 0, :3], images[0, 1, 1] = 0, 255
+    found = likelihood.log_prob(images, parameters).item()
+    pixels = images[0].flatten(1).T
+    each = parameters[0].flatten(1).T
+    expected = sum(mixture_by_hand(x, p, M) for x, p in zip(pixels, each, strict=True))
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_one_component_without_coefficients_is_a_scale_for_every_sub_pixel():
+    one, alone = make("mixture", components=1), make("logistic-pixel")
+    parameters, images = random_parameters(one, 2, 6), random_images(2, 3, 6, 6)
+    without = parameters.clone()
+    without[:, 7:] = 0
+    expected = alone.log_prob(images, parameters[:, 1:7])
+    torch.testing.assert_close(one.log_prob(images, without), expected)
+    assert (one.log_prob(images, parameters) - expected).abs().min() > 1
+
+
+def test_the_first_means_are_spread_and_scales_stay_in_their_bounds():
+    likelihood = make("mixture")
+    log_weights, means, log_scales, coefficients = likelihood.unpack(torch.zeros(1, 50, 1, 1))
+    np.testing.assert_allclose(log_weights.exp().flatten(), 0.2, rtol=1e-6)
+    for c in range(3):
+        np.testing.assert_allclose(means[0, c].flatten(), [-0.3, -0.15, 0, 0.15, 0.3], atol=1e-6)
+    np.testing.assert_allclose(log_scales.flatten(), -2, atol=1e-5)
+    assert coefficients.abs().max() == 0
+    for far, bound in ((-1e4, -8), (1e4, 1)):
+        found = likelihood.unpack(torch.full((1, 50, 1, 1), far))[2]
+        np.testing.assert_allclose(found.flatten(), bound, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.environ.get("RRVQ_SLOW") != "1", reason="a minute; set RRVQ_SLOW=1")
+@pytest.mark.parametrize("seed", [0, 1])
+def test_all_colours_of_a_pixel_together_have_probability_one(seed):
+    likelihood = make("mixture", components=3)
+    one = random_parameters(likelihood, 1, 1, 0.3, seed)
+    green, blue = torch.meshgrid(VALUES, VALUES, indexing="ij")
+    total = 0.0
+    for red in VALUES:
+        colours = torch.stack((red.expand_as(green), green, blue)).unsqueeze(0)  # (1, 3, 256, 256)
+        masses = likelihood.log_masses(colours, one.expand(-1, -1, 256, 256))
+        total += masses.double().exp().sum().item()
+    assert total == pytest.approx(1, abs=1e-4)

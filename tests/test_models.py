@@ -14,7 +14,7 @@ from rrvqlib.configs import ModelConfig, parse_sides
 from rrvqlib.convolutions import ResidualBlock
 from rrvqlib.elbo import importance_weighted_bound, training_loss
 from rrvqlib.errors import UserError
-from rrvqlib.likelihood import pixels_to_reals
+from rrvqlib.likelihoods import pixels_to_reals
 from rrvqlib.models import MODELS, HierarchicalVAE, RelaxedVQVAE, build
 from rrvqlib.rivals import RIVALS
 
@@ -246,12 +246,12 @@ def test_reconstruction_is_the_decoder_of_the_kept_vectors(config):
     model, images = lively(config), random_images(3, config.image_size)
     inference = model.infer(images, None)
     kept = [draw.vectors for draw in inference.draws]
-    torch.testing.assert_close(model.decode_prior(3, keep=kept), inference.mean)
-    assert inference.mean.shape == images.shape
+    torch.testing.assert_close(model.decode_prior(3, keep=kept), inference.parameters)
+    assert inference.parameters.shape == images.shape
     sides = [tuple(draw.kl.shape[1:]) for draw in inference.draws]
     assert sides == [(s, s) for s in config.pyramid]
     torch.manual_seed(0)
-    expected = model.infer(images, None).mean
+    expected = model.likelihood.mean(model.infer(images, None).parameters)
     torch.manual_seed(0)
     assert torch.equal(model.reconstruct(images), expected)
 
@@ -625,7 +625,7 @@ def test_means_of_pixels_keep_their_precision_under_autocast(changes):
     model = build(config)
     images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
     with torch.autocast("cpu", torch.bfloat16):
-        assert model.infer(images, torch.ones(())).mean.dtype == torch.float32
+        assert model.infer(images, torch.ones(())).parameters.dtype == torch.float32
 
 
 @pytest.mark.parametrize("latent", ["gaussian", "binary", "codebook"])

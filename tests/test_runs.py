@@ -42,7 +42,7 @@ def settings_of(line):
     [
         ("cifar10-l32", {}),
         ("photos", {"pyramid": (16, 8, 8), "codes": (8, 8, 4), "lr": 1.2345e-4, "ema": 0.0}),
-        ("cifar10-cpu", {"edge_bins": False, "dataset": "npz:my data/it's.npz", "seed": 3}),
+        ("cifar10-cpu", {"likelihood": "logistic", "dataset": "npz:my data/it's.npz", "seed": 3}),
         ("a trial", {"steps": 7, "start_from": "runs/other"}),
     ],
 )
@@ -65,7 +65,9 @@ def test_a_stored_run_has_the_command_that_repeats_it(path):
 
 
 def test_the_runs_that_are_promised_are_there():
-    promised = {"photos", "appb-rvq", "appb-spatial", "apph-mlp", "vqvae", "cifar10-cpu",
+    promised = {"photos", "photos-mixture", "cifar10-cpu-mixture", "cifar10-cpu-mixture-spatial",
+                "cifar10-l32-c64-mixture", "cifar10-l32-c64-mixture-spatial",
+                "appb-rvq", "appb-spatial", "apph-mlp", "vqvae", "cifar10-cpu",
                 "cifar10-l32", "svhn-l32", "celeba-l32", "cifar10-l32-paper", "svhn-l32-paper",
                 "celeba-l32-paper", "cifar10-l32-c32", "cifar10-l32-c64", "cifar10-l32-c128",
                 "cifar10-l32-16gb", "cifar10-l32-spatial", "svhn-l32-spatial",

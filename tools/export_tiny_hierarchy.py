@@ -25,7 +25,7 @@ from rrvqlib.checkpoint import load_model
 from rrvqlib.configs import ModelConfig
 from rrvqlib.decoder import TopDownLayer
 from rrvqlib.errors import UserError
-from rrvqlib.likelihood import pixels_to_reals, reals_to_pixels
+from rrvqlib.likelihoods import pixels_to_reals, reals_to_pixels
 from rrvqlib.models.hierarchy import HierarchicalVAE
 from rrvqlib.run_folder import read_config
 

@@ -29,13 +29,14 @@ def main() -> None:
     model = load_model(args.run)
     images = data.load(args.dataset).test[: args.images]
     scores = {}
-    for edge_bins in (True, False):  # the same weights, the same draws
-        twin = build(replace(model.config, edge_bins=edge_bins))
+    names = {"logistic-edge": "edge bins", "logistic": "Kingma's bins"}
+    for likelihood, name in names.items():  # the same weights, the same draws
+        twin = build(replace(model.config, likelihood=likelihood))
         twin.load_state_dict(model.state_dict())
-        scores["edge bins" if edge_bins else "Kingma's bins"] = score(twin, images)["bits_per_dim"]
+        scores[name] = score(twin, images)["bits_per_dim"]
     record = {
         "run": args.run.name,
-        "trained_with_edge_bins": model.config.edge_bins,
+        "trained_with": model.config.likelihood,
         "test_images": len(images),
         "bits_per_dim": scores,
         "difference": scores["Kingma's bins"] - scores["edge bins"],

@@ -24,7 +24,7 @@ from rrvqlib.latents import (
     NearestLatent,
     StochasticallyQuantizedLatent,
 )
-from rrvqlib.likelihood import DiscretisedLogistic
+from rrvqlib.likelihoods import build_likelihood
 from rrvqlib.pixels import check_pixels
 from rrvqlib.weights import INDEX, BadWeights, check_weights, read_weights, write_weights
 
@@ -34,11 +34,11 @@ class Inference:
     """One pass through the inference network and the decoder.
 
     Attributes:
-        mean: of the pixels, (B, 3, S, S).
+        parameters: of the likelihood, (B, P, S, S).
         draws: one for each layer, l = 1 first.
     """
 
-    mean: Tensor
+    parameters: Tensor
     draws: list[LatentDraw]
 
 
@@ -52,7 +52,7 @@ class VAE(nn.Module, PyTorchModelHubMixin, ABC):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
-        self.likelihood = DiscretisedLogistic(config.scale_per_channel, config.edge_bins)
+        self.likelihood = build_likelihood(config)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         """What `save_pretrained` turns to for the weights."""
@@ -110,7 +110,7 @@ class VAE(nn.Module, PyTorchModelHubMixin, ABC):
                 these layers are not drawn.
 
         Returns:
-            Means of the pixels, (B, 3, S, S).
+            Parameters of the likelihood, (B, P, S, S).
         """
 
     def forward(self, images: Tensor, temperature: Tensor | None = None) -> ElboTerms:
@@ -132,7 +132,7 @@ class VAE(nn.Module, PyTorchModelHubMixin, ABC):
         ratios = [draw.log_ratio for draw in draws]
         penalties = [draw.penalty for draw in draws if draw.penalty is not None]
         return ElboTerms(
-            log_likelihood=self.likelihood.log_prob(images, inference.mean),
+            log_likelihood=self.likelihood.log_prob(images, inference.parameters),
             kl_maps=tuple(draw.kl for draw in draws),
             log_ratio=None if ratios[0] is None else sum(ratios),
             penalty=sum(penalties) if penalties else None,
@@ -152,7 +152,7 @@ class VAE(nn.Module, PyTorchModelHubMixin, ABC):
         if not 0 <= temperature < math.inf:
             raise UserError(f"temperature {temperature}: must be 0 or more, and finite")
         self._check_precision()
-        return self.decode_prior(n, temperature)
+        return self.likelihood.mean(self.decode_prior(n, temperature))
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor) -> Tensor:
@@ -162,7 +162,7 @@ class VAE(nn.Module, PyTorchModelHubMixin, ABC):
             UserError: as the model itself.
         """
         self._check_input(images)
-        return self.infer(images, None).mean
+        return self.likelihood.mean(self.infer(images, None).parameters)
 
     def _check_input(self, images: Tensor) -> None:
         check_pixels(images, self.config.image_size)
@@ -170,7 +170,7 @@ class VAE(nn.Module, PyTorchModelHubMixin, ABC):
 
     def _check_precision(self) -> None:
         """Weights are float32; autocast computes in less where less will do."""
-        kind = self.likelihood.log_scale.dtype
+        kind = next(self.parameters()).dtype
         if kind != torch.float32:
             name = str(kind).removeprefix("torch.")
             raise UserError(

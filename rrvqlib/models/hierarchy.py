@@ -8,7 +8,7 @@ from rrvqlib.configs import ModelConfig
 from rrvqlib.decoder import TopDown, TopDownLayer
 from rrvqlib.encoder import BottomUp
 from rrvqlib.latents import LatentDraw
-from rrvqlib.likelihood import pixels_to_reals
+from rrvqlib.likelihoods import pixels_to_reals
 from rrvqlib.models.base import (
     VAE,
     Inference,
@@ -41,7 +41,12 @@ class HierarchicalVAE(VAE):
             for index, (grid, above) in enumerate(zip(grids, grids[1:], strict=False))
         ]
         self.top_down = TopDown(
-            layers, config.image_size, config.pyramid, config.channels, config.init_scale
+            layers,
+            config.image_size,
+            config.pyramid,
+            config.channels,
+            self.likelihood.parameter_channels,
+            config.init_scale,
         )
 
     @staticmethod
@@ -65,8 +70,8 @@ class HierarchicalVAE(VAE):
             draws.append(draw)
             return state
 
-        mean = self.top_down.descend(len(images), from_posterior)
-        return Inference(mean, draws[::-1])  # reached top first, kept l = 1 first
+        parameters = self.top_down.descend(len(images), from_posterior)
+        return Inference(parameters, draws[::-1])  # reached top first, kept l = 1 first
 
     def decode_prior(
         self, batch: int, temperature: float = 1.0, keep: Sequence[Tensor] = ()

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from rrvqlib.configs import ModelConfig
 from rrvqlib.decoder import ConvDecoder, MLPDecoder
 from rrvqlib.encoder import ConvEncoder, MLPEncoder
-from rrvqlib.likelihood import pixels_to_reals
+from rrvqlib.likelihoods import pixels_to_reals
 from rrvqlib.models.base import (
     VAE,
     Inference,
@@ -31,17 +31,18 @@ class OneLayerVAE(VAE):
             config.blocks,
         )
         inputs, outputs = latent.vector_size, latent.posterior_size
+        pixels = self.likelihood.parameter_channels
         if config.network == "mlp":
             self.encoder = MLPEncoder(size, grid, channels, blocks, outputs)
-            self.decoder = MLPDecoder(size, grid, channels, blocks, inputs)
+            self.decoder = MLPDecoder(size, grid, channels, blocks, inputs, pixels)
         else:
             scale = config.init_scale
             self.encoder = ConvEncoder(size, grid, channels, blocks, outputs, scale)
-            self.decoder = ConvDecoder(size, grid, channels, blocks, inputs, scale)
+            self.decoder = ConvDecoder(size, grid, channels, blocks, inputs, pixels, scale)
 
     def _no_parameters(self, batch: int) -> Tensor:
         grid = self.config.pyramid[0]
-        return torch.empty(batch, 0, grid, grid, device=self.likelihood.log_scale.device)
+        return torch.empty(batch, 0, grid, grid, device=next(self.parameters()).device)
 
     def infer(self, images: Tensor, temperature: Tensor | None) -> Inference:
         features = self.encoder(pixels_to_reals(images))

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rrvqlib import sampling
 from rrvqlib.elbo import ElboTerms, categorical_kl
-from rrvqlib.likelihood import pixels_to_reals
+from rrvqlib.likelihoods import pixels_to_reals
 from rrvqlib.models.one_layer import RelaxedVQVAE
 from rrvqlib.rivals import estimators
 

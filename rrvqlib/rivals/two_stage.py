@@ -54,7 +54,7 @@ class TwoStageVAE(VAE):
         with torch.no_grad():
             inference = self.first.infer(images, None)
         return Inference(
-            inference.mean, self.code_prior(inference.draws, self._latents, temperature)
+            inference.parameters, self.code_prior(inference.draws, self._latents, temperature)
         )
 
     def decode_prior(

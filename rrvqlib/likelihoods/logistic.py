@@ -1,0 +1,42 @@
+"""The paper's likelihood: independent logistics around the decoder's means, one scale learnt."""
+
+import torch
+from torch import Tensor, nn
+
+from rrvqlib.configs import ModelConfig
+from rrvqlib.likelihoods.base import Channel, Likelihood, clip, log_bin_mass, reals_to_pixels
+
+
+class Logistic(Likelihood):
+    """Discretised logistics whose scale is learnt, not decoded (Kingma et al. 2016).
+
+    Args:
+        config: `scale_per_channel` says whether each of the three colour channels has a scale of
+            its own.
+    """
+
+    parameter_channels = 3
+    edge_bins = False
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        # A logistic of this scale has the spread of typical pixels; log_scale 0 would spend the
+        # first thousands of steps on finding that out.
+        scales = 3 if config.scale_per_channel else 1
+        self.log_scale = nn.Parameter(torch.full((scales, 1, 1), -2.0))
+
+    def log_masses(self, images: Tensor, parameters: Tensor) -> Tensor:
+        return log_bin_mass(images, clip(parameters), self.log_scale, self.edge_bins)
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        return clip(parameters)
+
+    def sample(self, parameters: Tensor) -> Tensor:
+        uniform = torch.rand_like(parameters).clamp(1e-6, 1 - 1e-6)
+        return reals_to_pixels(clip(parameters) + self.log_scale.exp() * torch.logit(uniform))
+
+    def next_channel(self, parameters: Tensor, known: Tensor) -> Channel:
+        c = known.shape[1]
+        mean = clip(parameters[:, c : c + 1])
+        scale = self.log_scale[c % len(self.log_scale)].exp()
+        return Channel(torch.ones_like(mean), mean, scale, self.edge_bins)

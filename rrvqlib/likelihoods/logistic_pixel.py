@@ -1,0 +1,39 @@
+"""Independent logistics with a mean and a scale for every sub-pixel from the decoder."""
+
+import torch
+from torch import Tensor
+
+from rrvqlib.configs import ModelConfig
+from rrvqlib.likelihoods.base import Channel, Likelihood, log_bin_mass, reals_to_pixels
+from rrvqlib.likelihoods.mixture import GAIN, bounded_log_scale
+
+
+class PixelLogistic(Likelihood):
+    """As `EdgeLogistic`, but the decoder outputs the scale too: a mixture of one, uncoupled."""
+
+    parameter_channels = 6
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+
+    def unpack(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """Decoder output (B, 6, S, S) -> means and log-scales (B, 3, S, S)."""
+        means, scales = (GAIN * parameters).chunk(2, dim=1)
+        return means, bounded_log_scale(scales)
+
+    def log_masses(self, images: Tensor, parameters: Tensor) -> Tensor:
+        means, log_scales = self.unpack(parameters)
+        return log_bin_mass(images, means, log_scales, edge_bins=True)
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        return self.unpack(parameters)[0].clamp(-0.5, 0.5)
+
+    def sample(self, parameters: Tensor) -> Tensor:
+        means, log_scales = self.unpack(parameters)
+        uniform = torch.rand_like(means).clamp(1e-6, 1 - 1e-6)
+        return reals_to_pixels(means + log_scales.exp() * torch.logit(uniform))
+
+    def next_channel(self, parameters: Tensor, known: Tensor) -> Channel:
+        means, log_scales = self.unpack(parameters)
+        c = slice(known.shape[1], known.shape[1] + 1)
+        return Channel(torch.ones_like(means[:, c]), means[:, c], log_scales[:, c].exp())

@@ -1,0 +1,123 @@
+"""Mixtures of logistics whose channels know of each other, as in PixelCNN++, NVAE and VDVAE."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from rrvqlib.configs import ModelConfig
+from rrvqlib.likelihoods.base import (
+    Channel,
+    Likelihood,
+    log_bin_mass,
+    pixels_to_reals,
+    reals_to_pixels,
+)
+
+GAIN = 3.0  # the decoder's last convolution starts with a standard deviation of 0.1
+SPREAD = 0.3  # the first means lie evenly between minus and plus this
+LOG_SCALES = -8.0, 1.0  # from a twelfth of a bin to more than the range of pixels
+FIRST_LOG_SCALE = -2.0
+
+
+def bounded_log_scale(raw: Tensor) -> Tensor:
+    """Reals -> log-scales within `LOG_SCALES`; around 0 it is `FIRST_LOG_SCALE` + raw."""
+    low, high = LOG_SCALES
+    start = (FIRST_LOG_SCALE - low) / (high - low)
+    slope = (high - low) * start * (1 - start)
+    return low + (high - low) * torch.sigmoid(math.log(start / (1 - start)) + raw / slope)
+
+
+def means_given(images: Tensor, means: Tensor, coefficients: Tensor) -> Tensor:
+    """The components' means, moved by the values of the channels before.
+
+    Args:
+        images: uint8 (B, c, S, S), the first c of red, green and blue.
+        means: (B, n, M, S, S), of the first n channels; those before the n-th are in images.
+        coefficients: (B, 3, M, S, S), of red in green, of red in blue, of green in blue.
+
+    Returns:
+        (B, n, M, S, S).
+    """
+    reals = pixels_to_reals(images).to(means.dtype).unsqueeze(2)  # (B, c, 1, S, S)
+    moved = [means[:, 0]]
+    if means.shape[1] > 1:
+        moved.append(means[:, 1] + coefficients[:, 0] * reals[:, 0])
+    if means.shape[1] > 2:
+        blue = means[:, 2] + coefficients[:, 1] * reals[:, 0] + coefficients[:, 2] * reals[:, 1]
+        moved.append(blue)
+    return torch.stack(moved, dim=1)
+
+
+class LogisticMixture(Likelihood):
+    """Every pixel's colour has a mixture of M logistics (Salimans et al. 2017, Eq. 3).
+
+    A component is chosen for the whole pixel; in it the mean of green moves with red, and that of
+    blue with red and green, by coefficients that the decoder outputs too.
+
+    Args:
+        config: `components` is M.
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        M = self.components = config.components
+        self.parameter_channels = 10 * M
+        first = torch.linspace(-SPREAD, SPREAD, M) if M > 1 else torch.zeros(1)
+        self.register_buffer("first_means", first.view(M, 1, 1), persistent=False)
+
+    def unpack(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Decoder output (B, 10 M, S, S) -> what the components are.
+
+        Returns:
+            Log-weights (B, M, S, S); means, log-scales and coefficients (B, 3, M, S, S). The
+            coefficients are those of red in green, of red in blue, of green in blue.
+        """
+        raw = GAIN * parameters.unflatten(1, (10, self.components))
+        logits, means, scales, coefficients = raw.split((1, 3, 3, 3), dim=1)
+        return (
+            logits.squeeze(1).log_softmax(1),
+            self.first_means + means,
+            bounded_log_scale(scales),
+            coefficients.tanh(),
+        )
+
+    def log_masses(self, images: Tensor, parameters: Tensor) -> Tensor:
+        log_weights, means, log_scales, coefficients = self.unpack(parameters)
+        means = means_given(images, means, coefficients)
+        log_mass = log_bin_mass(images.unsqueeze(2), means, log_scales, edge_bins=True)
+        return (log_weights + log_mass.sum(1)).logsumexp(1)
+
+    def next_channel(self, parameters: Tensor, known: Tensor) -> Channel:
+        log_weights, means, log_scales, coefficients = self.unpack(parameters)
+        c = known.shape[1]
+        means = means_given(known, means[:, : c + 1], coefficients)
+        seen = log_bin_mass(known.unsqueeze(2), means[:, :c], log_scales[:, :c], edge_bins=True)
+        weights = (log_weights + seen.sum(1)).softmax(1)
+        return Channel(weights, means[:, c], log_scales[:, c].exp())
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        log_weights, means, _, coefficients = self.unpack(parameters)
+        of_red, red_in_blue, green_in_blue = coefficients.unbind(1)
+        red = means[:, 0].clamp(-0.5, 0.5)
+        green = (means[:, 1] + of_red * red).clamp(-0.5, 0.5)
+        blue = (means[:, 2] + red_in_blue * red + green_in_blue * green).clamp(-0.5, 0.5)
+        return (log_weights.exp().unsqueeze(1) * torch.stack((red, green, blue), 1)).sum(2)
+
+    def sample(self, parameters: Tensor) -> Tensor:
+        log_weights, means, log_scales, coefficients = self.unpack(parameters)
+        noise = -torch.empty_like(log_weights).exponential_().log()
+        chosen = (log_weights + noise).argmax(1, keepdim=True).unsqueeze(1)  # (B, 1, 1, S, S)
+
+        def of_chosen(values: Tensor) -> Tensor:  # (B, 3, M, S, S) -> (B, 3, S, S)
+            return values.gather(2, chosen.expand(-1, 3, -1, -1, -1)).squeeze(2)
+
+        means, log_scales, coefficients = map(of_chosen, (means, log_scales, coefficients))
+        uniform = torch.rand_like(means).clamp(1e-6, 1 - 1e-6)
+        draws = log_scales.exp() * torch.logit(uniform)
+        red = reals_to_pixels(means[:, 0] + draws[:, 0])
+        r = pixels_to_reals(red)
+        green = reals_to_pixels(means[:, 1] + coefficients[:, 0] * r + draws[:, 1])
+        g = pixels_to_reals(green)
+        blue = means[:, 2] + coefficients[:, 1] * r + coefficients[:, 2] * g + draws[:, 2]
+        return torch.stack((red, green, reals_to_pixels(blue)), 1)
