@@ -108,7 +108,7 @@ class Stack:
 
     @property
     def position(self) -> tuple[int, int]:
-        """Words below the coder's head, and the head: the same if nothing was popped in between."""
+        """Words below the coder's head, and the head; the same if nothing was popped in between."""
         return self._coder.pos()
 
     def words(self, initial: bool = False) -> np.ndarray:

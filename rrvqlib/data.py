@@ -57,7 +57,7 @@ class Splits:
 
     @cached_property
     def digest(self) -> str:
-        """Of the pixels of all splits and their sizes: 32 hexadecimal digits; 1 s for 1 GB."""
+        """Of the pixels of all splits and their sizes, 32 hexadecimal digits (1 s for 1 GB)."""
         sha = hashlib.blake2b(digest_size=16)
         for split in SPLITS:
             images = getattr(self, split)

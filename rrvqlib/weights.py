@@ -52,7 +52,7 @@ def write_weights(
 
     Raises:
         BadWeights: numbers are not finite, in `dtype` at least.
-        OSError, SafetensorError: the files cannot be written.
+        OSError: the files cannot be written; or safetensors raises an error of its own.
     """
     copies = {}
     for name, tensor in state.items():

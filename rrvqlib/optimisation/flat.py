@@ -55,7 +55,7 @@ class FlatWeights:
 
     @property
     def resting(self) -> Tensor:
-        """The parameters without gradient: codes that follow moving averages, frozen stages."""
+        """The parameters without gradient, as codes that follow averages, and frozen stages."""
         return self.values[sum(self.sizes) :]
 
     def clear(self) -> None:

@@ -66,7 +66,7 @@ class Step:
 
     @property
     def evaluated(self) -> VAE:
-        """The model that is scored and kept: the average of the weights if there is one."""
+        """The model that is scored and kept, the average of the weights if there is one."""
         return self.average.model if self.average else self.model
 
     def tensors(self) -> list[Tensor]:
