@@ -205,12 +205,14 @@ def load_state(path: Path) -> dict[str, Any]:
     """
     try:
         with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            mapped = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             metadata = file.metadata()
-        tree = metadata["tree"]
-        # Checkpoints of earlier versions have no checksum.
-        if metadata.get("crc32", checksum(tree, tensors)) != checksum(tree, tensors):
-            raise ValueError("its checksum is wrong")
+            tree = metadata["tree"]
+            # Of the file's own bytes. Checkpoints of earlier versions have no checksum.
+            if metadata.get("crc32", checksum(tree, mapped)) != checksum(tree, mapped):
+                raise ValueError("its checksum is wrong")
+            # Copies: a file that is still mapped cannot be replaced on Windows.
+            tensors = {name: tensor.clone() for name, tensor in mapped.items()}
         return unflatten(json.loads(tree), tensors)
     except FileNotFoundError:
         raise UserError(

@@ -125,7 +125,7 @@ class StochasticallyQuantizedLatent(CodebookLatent):
         draw = super().forward(posterior, prior, temperature)
         if temperature is None:
             return draw
-        with torch.autocast(posterior.device.type, enabled=False):
+        with full_precision(posterior.device):
             distance = (posterior.float() - draw.vectors).square().flatten(1).sum(1)
             penalty = distance * (-self.codebook.log_variances[0]).exp() / 2
         return replace(draw, penalty=penalty)

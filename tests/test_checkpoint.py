@@ -292,7 +292,7 @@ def test_weights_of_another_model_are_refused(model_folder):
         with pytest.raises(UserError, match="not of this model"):
             load_model(model_folder)
     save_file({**tensors, first: tensors[first].clone().fill_(float("nan"))}, path)
-    with pytest.raises(UserError, match="damaged.*not finite"):
+    with pytest.raises(UserError, match="not of this model.*not finite"):
         load_model(model_folder)
     path.write_bytes(path.read_bytes()[:300])
     with pytest.raises(UserError, match="damaged"):

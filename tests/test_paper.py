@@ -56,7 +56,7 @@ def test_settings_of_the_paper_s_runs_are_stated_or_listed_as_open_or_play_no_pa
         "network", "codebook_update", "commitment", "codebook_decay", "restart_below", "samples",
         "second_stage", "prior_channels", "prior_blocks", "data_dir", "seed", "start_from",
         "max_skipped", "save_every", "iw_k", "iw_images", "device", "compile", "cuda_graphs",
-        "channels_last", "grad_accumulation", "image_size",
+        "channels_last", "grad_accumulation", "image_size", "components",
         "seconds", "weights_dtype", "shard_mb",
     }  # fmt: skip
     for name in (name for name in RUNS if name.endswith("-paper")):

@@ -124,7 +124,7 @@ def test_narrow_runs_and_the_16_gb_run():
     for channels in (32, 64, 128):
         assert RUNS[f"cifar10-l32-c{channels}"].config.channels == channels
     assert RUNS["cifar10-l32-16gb"].config.precision == "fp32"
-    assert RUNS["cifar10-l32"].config.precision == "bf16" and RUNS["cifar10-l32"].config.compile
+    assert RUNS["cifar10-l32"].config.precision == "auto" and RUNS["cifar10-l32"].config.compile
 
 
 def test_the_size_of_the_paper_s_network():

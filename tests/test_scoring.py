@@ -144,14 +144,23 @@ def test_one_image_has_no_standard_error():
 def test_the_bound_of_a_deterministic_posterior_is_its_elbo():
     model = fresh(ONE_LAYER)
     bound = importance_weighted_score(model, IMAGES, k=5, batch_size=7)
-    assert bound == pytest.approx(score(model, IMAGES)["bits_per_dim"], rel=1e-6)
+    one = score(model, IMAGES)
+    assert bound["bits_per_dim"] == pytest.approx(one["bits_per_dim"], rel=1e-6)
+    assert bound["elbo"] == pytest.approx(one["bits_per_dim"], rel=1e-6)
+    assert bound["bits_per_dim_se"] == pytest.approx(one["bits_per_dim_se"], rel=1e-5)
+    assert bound["n"] == one["n"]
 
 
 @pytest.mark.parametrize("name", ["hierarchy", "gaussian-hierarchy", "relaxed-vqvae"])
 def test_the_bound_tightens_with_more_samples(name):
     model = fresh(MODELS[name])
     bounds = [
-        np.mean([importance_weighted_score(model, IMAGES, k, 100, seed) for seed in range(3)])
+        np.mean(
+            [
+                importance_weighted_score(model, IMAGES, k, 100, seed)["bits_per_dim"]
+                for seed in range(3)
+            ]
+        )
         for k in (1, 8, 64)
     ]
     assert bounds == sorted(bounds, reverse=True) and bounds[0] > bounds[-1]
@@ -163,7 +172,7 @@ def test_the_bound_is_the_mean_over_images_of_the_log_mean_weight(batch_size):
     model, k = fresh(HIERARCHY), 6
     found = importance_weighted_score(model, IMAGES, k, batch_size, seed=4)
     size = max(1, batch_size // k)
-    total = 0.0
+    total = elbo = 0.0
     with torch.no_grad(), seeded(4):
         model.eval()
         for start in range(0, 23, size):
@@ -174,9 +183,12 @@ def test_the_bound_is_the_mean_over_images_of_the_log_mean_weight(batch_size):
                 for i in range(0, len(copies), batch_size)
             ]
             weights = torch.cat(drawn).double().numpy().reshape(k, len(images))
+            elbo += weights.mean(0).sum()
             total += np.log(np.exp(weights - weights.max()).mean(0)).sum()
             total += weights.max() * len(images)
-    assert found == pytest.approx(-total / 23 / 192 / math.log(2), rel=1e-6)
+    to_bits = -1 / 23 / 192 / math.log(2)
+    assert found["bits_per_dim"] == pytest.approx(total * to_bits, rel=1e-6)
+    assert found["elbo"] == pytest.approx(elbo * to_bits, rel=1e-6)
 
 
 def test_the_bound_leaves_model_and_random_numbers_alone():
