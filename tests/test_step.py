@@ -29,6 +29,8 @@ KINDS = {
     "direct, as printed": {"prior": "direct", "covariance": "as_printed", "free_nats": 0.05},
     "soft, accumulated": {"sample": "soft", "grad_accumulation": 2},
     "gaussian": {"latent": "gaussian"},
+    "mixture": {"likelihood": "mixture", "components": 2},
+    "logistic-pixel": {"likelihood": "logistic-pixel", "latent": "gaussian"},
     "binary": {"latent": "binary"},
     "nearest": {"latent": "nearest"},
     "vqvae": VQVAE,
