@@ -46,22 +46,20 @@ class AdaMax:
         count = self.count + 1
         average = self.average.lerp(gradient, 1 - BETA1)
         spread = self._spread(gradient)
-        steps = rates / (BETA1**count - 1)  # negative: downhill
         size = self._size(spread, count)
-        values = torch.cat([
-            torch.addcdiv(value, part * step.to(part.dtype), divisor)
-            for value, part, divisor, step in zip(
-                self.values.split(self.sizes), average.split(self.sizes),
-                size.split(self.sizes), steps.unbind(), strict=True,
-            )
-        ])  # fmt: skip
-        new = (values, average, spread, count)
-        for old, changed in zip(self.tensors(), new, strict=True):
-            # Not old + wanted * change: 0 times NaN is NaN.
-            old.copy_(torch.where(wanted, changed, old))
+        steps = rates / (BETA1**count - 1)  # negative: downhill
+        # Chosen by `where`, not multiplied by `wanted`: 0 times NaN is NaN.
+        for value, part, divisor, step in zip(
+            self.values.split(self.sizes), average.split(self.sizes), size.split(self.sizes),
+            steps.unbind(), strict=True,
+        ):  # fmt: skip
+            moved = torch.addcdiv(value, part * step.to(part.dtype), divisor)
+            torch.where(wanted, moved, value, out=value)
+        for old, new in ((self.average, average), (self.spread, spread), (self.count, count)):
+            torch.where(wanted, new, old, out=old)
 
     def _spread(self, gradient: Tensor) -> Tensor:
-        return torch.maximum(self.spread * BETA2, gradient.abs() + EPSILON)
+        return torch.maximum(self.spread * BETA2, gradient.abs().add_(EPSILON))
 
     def _size(self, spread: Tensor, count: Tensor) -> Tensor:
         """What the average gradient is divided by."""
