@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     import torch
 
     from benchmarks.training import BATCH, peak_memory_mib
-    from rrvqlib.checkpoint import check_writable
+    from rrvqlib.runs.checkpoint import check_writable
 
     if args.json:
         check_writable(args.json)

@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.timing import Timing, in_turns
 from benchmarks.training import CONFIG
-from rrvqlib.codec import NIBBLE, Codec, Stack
+from rrvqlib.coding.codec import NIBBLE, Codec, Stack
 from rrvqlib.models import build
 
 

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from benchmarks import SIZES
 from benchmarks.timing import Timing, in_turns
-from rrvqlib.embeddings import Codebook, nearest_codes
+from rrvqlib.latents.codebook import Codebook, nearest_codes
 from rrvqlib.latents import NearestLatent
-from rrvqlib.responsibilities import log_responsibilities
+from rrvqlib.latents.responsibilities import log_responsibilities
 
 
 def broadcast_responsibilities(features: Tensor, codebook: Codebook) -> Tensor:

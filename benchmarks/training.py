@@ -8,7 +8,7 @@ import sys
 import torch
 
 from benchmarks.timing import Timing, in_turns
-from rrvqlib.configs import RunConfig, parse_sides
+from rrvqlib.settings.configs import RunConfig, parse_sides
 from rrvqlib.models import build
 from rrvqlib.optimisation.step import Step
 

@@ -8,12 +8,13 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from rrvqlib.configs import parse_sides
 from rrvqlib.errors import UserError
+from rrvqlib.settings.fields import SettingError, Settings, Sides
+from rrvqlib.settings.flat import places, written
+from rrvqlib.settings.model import parse_sides
 
 
 def truth(text: str) -> bool:
@@ -25,49 +26,62 @@ def truth(text: str) -> bool:
     raise ValueError(text)
 
 
-PARSERS: dict[str, tuple[Callable, str]] = {
-    "int": (int, "a whole number"),
-    "float": (float, "a number"),
-    "bool": (truth, "true or false"),
-    "str": (str, "text"),
-    "Sides": (parse_sides, "whole numbers such as 16*4,8,4"),
+PARSERS: dict[Any, tuple[Callable[[str], Any], str, str]] = {
+    int: (int, "a whole number", "N"),
+    float: (float, "a number", "X"),
+    bool: (truth, "true or false", "true|false"),
+    str: (str, "text", "TEXT"),
+    Sides: (parse_sides, "whole numbers such as 16*4,8,4", "N,N,..."),
 }
 
 RANK_0_SECONDS = 3.0
 
-METAVARS = {"int": "N", "float": "X", "bool": "true|false", "str": "TEXT", "Sides": "N,N,..."}
+GROUPS = {
+    "model": "what is wired together, and what training raises",
+    "latents": "a layer's variables",
+    "likelihood": "of the pixels, given what the decoder outputs",
+    "data": "the images",
+    "optimisation": "how weights move",
+    "schedule": "how long, and what changes on the way",
+    "evaluation": "what is scored and saved, and when",
+    "machine": "where and how it is computed, and what is written",
+}
 
 
-def add_fields(parser: argparse.ArgumentParser, config: type) -> None:
-    """One flag for each field of a dataclass whose fields were made by `configs.setting`.
+def add_settings(parser: argparse.ArgumentParser, kind: type[Settings]) -> None:
+    """One flag for each setting, in groups.
 
-    A flag that is not given stays None, so that a named run's own value holds.
+    A flag that is not given stays unset, so that a named run's own value holds.
     """
-    for f in fields(config):
-        choices = f.metadata["choices"]
-        metavar = "{" + ",".join(choices) + "}" if choices else METAVARS[f.type]
-        default = f.default
-        shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
-        parser.add_argument(
-            "--" + f.name,
+    groups = {name: parser.add_argument_group(name, text) for name, text in GROUPS.items()}
+    for name, place in places(kind).items():
+        metavar = "{" + ",".join(place.choices) + "}"
+        if not place.choices:
+            metavar = PARSERS[place.type][2]
+        groups[place.group].add_argument(
+            f"--{name}",
             metavar=metavar,
             default=argparse.SUPPRESS,
-            help=f"{f.metadata['help']} (default: {shown})".replace("%", "%%"),
+            help=f"{place.help} (default: {written(place.default)})".replace("%", "%%"),
         )
 
 
-def read_fields(args: argparse.Namespace, config: type) -> dict[str, Any]:
-    """The flags that were given, parsed to their fields' types."""
+def read_settings(args: argparse.Namespace, kind: type[Settings]) -> dict[str, Any]:
+    """The settings that were given, parsed to their types.
+
+    Raises:
+        SettingError: one is written otherwise.
+    """
     values = {}
-    for f in fields(config):
-        if not hasattr(args, f.name):
+    for name, place in places(kind).items():
+        if name not in args:
             continue
-        text = getattr(args, f.name)
-        parse, what = PARSERS[f.type]
+        text = getattr(args, name)
+        parse, what, _ = PARSERS[str if place.choices else place.type]
         try:
-            values[f.name] = parse(text)
+            values[name] = parse(text)
         except ValueError:
-            raise UserError(f"--{f.name} {text}: must be {what}") from None
+            raise SettingError(name, text, f"must be {what}") from None
     return values
 
 
@@ -151,7 +165,7 @@ def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None
         if os.environ.get("RANK", "0") != "0":
             # Most likely the first process says the same, and torchrun then ends this one.
             time.sleep(RANK_0_SECONDS)
-        fail(str(error))
+        fail(as_flag(error) if isinstance(error, SettingError) else str(error))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(130) from None
@@ -177,6 +191,11 @@ def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None
             "not enough memory; take a smaller model, --batch_size, --n or --iw_k, or more"
             " --grad_accumulation"
         )
+
+
+def as_flag(error: SettingError) -> str:
+    """What is wrong with a setting, in the words of the command line."""
+    return f"--{error.name} {written(error.value)}: {error.rule}"
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

@@ -14,8 +14,8 @@ from rrvqlib.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rrvqlib.codec import Codec
-    from rrvqlib.container import Container
+    from rrvqlib.coding.codec import Codec
+    from rrvqlib.coding.container import Container
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -63,7 +63,7 @@ def read_exactly(path: Path) -> Tensor:
     """
     import torch
 
-    from rrvqlib.reader import read_picture
+    from rrvqlib.data.reader import read_picture
 
     picture = read_picture(path)
     if picture.lost:
@@ -78,27 +78,20 @@ def read_exactly(path: Path) -> Tensor:
 def encode(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
-    from rrvqlib.checkpoint import check_writable, load_model, write_atomically
-    from rrvqlib.codec import Codec
-    from rrvqlib.container import (
-        MAX_SIDE,
-        Container,
-        Entry,
-        count_tiles,
-        cut,
-        fingerprint,
-        join,
-        pack,
-        pixel_digest,
-    )
+    from rrvqlib.coding.codec import Codec
+    from rrvqlib.coding.container import MAX_SIDE, Container, fingerprint, pack, pixel_digest
+    from rrvqlib.coding.tiles import Entry, count_tiles, cut, join
+    from rrvqlib.files import check_writable, write_atomically
+    from rrvqlib.models.saved import load_model
 
     cli.check_new(args.out, args.force)
     check_writable(args.out)
     model = load_model(args.model)
-    codec, side = Codec(model), model.config.image_size
-    layers = codec.layers if args.layers is None else args.layers
-    if not 1 <= layers <= codec.layers:
-        raise UserError(f"--layers {layers}: this model has 1 to {codec.layers}")
+    codec, side = Codec(model), model.settings.image_size
+    most = len(codec.layers)
+    layers = most if args.layers is None else args.layers
+    if not 1 <= layers <= most:
+        raise UserError(f"--layers {layers}: this model has 1 to {most}")
     if args.layers is not None and not args.lossy:
         raise UserError("--layers keeps a part of the codes; add --lossy")
     images: list[Tensor] = []
@@ -132,16 +125,17 @@ def encode(args: argparse.Namespace) -> None:
         pairs = zip(images, decoded, strict=True)
         error = sum((a.float() - b.float()).square().sum().item() for a, b in pairs)
         quality = 10 * math.log10(255**2 * dims / error) if error else math.inf
-        cli.say(f"{text}, {quality:.1f} dB PSNR with {layers} of {codec.layers} layers")
+        cli.say(f"{text}, {quality:.1f} dB PSNR with {layers} of {most} layers")
     else:
         cli.say(f"{text}; net {coded.net_bits / dims:.3f}, and {coded.initial_bits} initial bits")
 
 
 def decode(args: argparse.Namespace) -> None:
-    from rrvqlib.checkpoint import load_model, prepare_directory
-    from rrvqlib.codec import Codec
-    from rrvqlib.container import check_model, output_names, read_file, unpack
-    from rrvqlib.pictures import write_png
+    from rrvqlib.coding.codec import Codec
+    from rrvqlib.coding.container import check_model, output_names, read_file, unpack
+    from rrvqlib.files import prepare_directory
+    from rrvqlib.models.saved import load_model
+    from rrvqlib.runs.pictures import write_png
 
     source = str(args.file)
     container = unpack(read_file(args.file), source)
@@ -173,8 +167,9 @@ def decode_images(container: Container, codec: Codec, source: str) -> Iterator[T
     """
     from tqdm import tqdm
 
-    from rrvqlib.codec import DECODE_REMEDY
-    from rrvqlib.container import join, pixel_digest
+    from rrvqlib.coding.container import pixel_digest
+    from rrvqlib.coding.stack import DECODE_REMEDY
+    from rrvqlib.coding.tiles import join
 
     # Intact file, right model: then this machine's arithmetic is not that of the writer.
     other = UserError(f"{source} comes out otherwise than it went in; {DECODE_REMEDY}")

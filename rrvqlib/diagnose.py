@@ -22,21 +22,22 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
-    from rrvqlib.diagnostics import findings
-    from rrvqlib.run_folder import read_config, read_metrics
+    from rrvqlib.runs.folder import read_metrics, read_run_settings
+    from rrvqlib.runs.health import findings
 
     metrics = read_metrics(args.dir)
     if not metrics:
         raise UserError(f"{args.dir} has no evaluation yet; wait for the first, or train longer")
-    config = read_config(args.dir)
+    settings = read_run_settings(args.dir)
+    layers = settings.model.layers
     for line in metrics:
         for name in ("kl_bits_per_dim", "perplexity"):
-            if line[name] is not None and len(line[name]) != config.layers:
+            if line[name] is not None and len(line[name]) != layers:
                 raise UserError(
-                    f"{args.dir}: run.json has {config.layers} layers and metrics.jsonl"
+                    f"{args.dir}: run.json has {layers} layers and metrics.jsonl"
                     f" {len(line[name])}; copy both files of one run"
                 )
-    texts, last = findings(config, metrics), metrics[-1]
+    texts, last = findings(settings, metrics), metrics[-1]
     print(
         f"step {last['step']}: {last['valid_bits_per_dim']:.3f} bits/dim on validation images,"
         f" largest KL of a layer {last['largest_layer_kl']:.0f} nats,"

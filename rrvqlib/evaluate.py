@@ -43,8 +43,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.check_range("iw_k", args.iw_k, 0, 100_000, "a bound needs: it gains nothing beyond")
     cli.check_range("iw_images", args.iw_images, 1, 10**9, "a data set holds")
     cli.check_range("batch_size", args.batch_size, 1, 1_000_000, "any memory holds")
-    from rrvqlib.run_folder import open_images, open_model
-    from rrvqlib.scoring import importance_weighted_score, score
+    from rrvqlib.runs.folder import open_images, open_model
+    from rrvqlib.runs.scoring import importance_weighted_score, score
 
     model = open_model(args)
     images, what = open_images(args, model)

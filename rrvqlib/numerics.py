@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
+from torch import Tensor
 
 from rrvqlib.errors import UserError
 
@@ -27,6 +28,11 @@ def full_precision(device: torch.device) -> AbstractContextManager[object]:
     if not torch.amp.is_autocast_available(device.type):
         return nullcontext()
     return torch.autocast(device.type, enabled=False)
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """float32, or float64 left as it is."""
+    return values if values.dtype == torch.float64 else values.float()
 
 
 def choose_device(wanted: str) -> torch.device:

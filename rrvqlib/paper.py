@@ -119,13 +119,13 @@ STATED: tuple[Statement, ...] = (
         "Section 4.1",
         "bits per dim are those of categorical samples, not of relaxed ones",
         ALL,
-        code="rrvqlib.scoring.score",
+        code="rrvqlib.runs.scoring.score",
     ),
     Statement(
         "Appendix C",
         "the first and the last network are (transposed) convolutions of stride 2",
         HIERARCHIES,
-        code="rrvqlib.encoder.stem, rrvqlib.decoder.head",
+        code="rrvqlib.nets.encoder.stem, rrvqlib.nets.decoder.head",
     ),
     Statement(
         "Appendix C",
@@ -137,13 +137,13 @@ STATED: tuple[Statement, ...] = (
         "Appendix C",
         "those of the decoder have a transposed convolution inside",
         HIERARCHIES,
-        code="rrvqlib.convolutions.ResidualBlock",
+        code="rrvqlib.nets.convolutions.ResidualBlock",
     ),
     Statement(
         "Appendix C",
         "where grids change, the identity path is rescaled, differentiably",
         HIERARCHIES,
-        code="rrvqlib.convolutions.rescale",
+        code="rrvqlib.nets.convolutions.rescale",
     ),
     Statement(
         "Appendix C", "ladders and straps are one convolution each", L32, {"ladder_blocks": 0}
@@ -152,14 +152,14 @@ STATED: tuple[Statement, ...] = (
         "Appendix C",
         "straps upscale with a stride of 2",
         HIERARCHIES,
-        code="rrvqlib.convolutions.Projection",
+        code="rrvqlib.nets.convolutions.Projection",
     ),
     Statement(
         "Appendix C",
         "posterior embeddings are the sum of qladder and qstrap, prior embeddings are those of"
         " pstrap",
         HIERARCHIES,
-        code="rrvqlib.decoder.TopDownLayer",
+        code="rrvqlib.nets.decoder.TopDownLayer",
     ),
     Statement(
         "Appendix C",
@@ -178,7 +178,7 @@ STATED: tuple[Statement, ...] = (
         "Appendix C",
         "weight normalisation and ELU",
         ALL,
-        code="rrvqlib.convolutions.weight_normed",
+        code="rrvqlib.nets.convolutions.weight_normed",
     ),
     Statement(
         "Appendix C",

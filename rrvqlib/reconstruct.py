@@ -30,8 +30,8 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
     cli.check_range("n", args.n, 1, 10_000, "one picture holds")
-    from rrvqlib.pictures import check_png, grid, reconstruction_pairs, write_png
-    from rrvqlib.run_folder import open_images, open_model
+    from rrvqlib.runs.folder import open_images, open_model
+    from rrvqlib.runs.pictures import check_png, grid, reconstruction_pairs, write_png
 
     cli.check_new(args.out, args.force)
     check_png(args.out)

@@ -40,13 +40,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.check_range("n", args.n, 1, 10_000, "one picture holds")
     if not 0 <= args.temperature < math.inf:
         raise UserError(f"--temperature {args.temperature}: must be 0 or more")
-    from rrvqlib.pictures import check_grid, check_png, grid, sample_images, write_png
-    from rrvqlib.run_folder import open_model
+    from rrvqlib.runs.folder import open_model
+    from rrvqlib.runs.pictures import check_grid, check_png, grid, sample_images, write_png
 
     cli.check_new(args.out, args.force)
     check_png(args.out)
     model, columns = open_model(args), math.ceil(math.sqrt(args.n))
-    check_grid(args.n, columns, model.config.image_size)
+    check_grid(args.n, columns, model.settings.image_size)
     images = sample_images(model, args.n, args.temperature, args.seed)
     write_png(args.out, grid(images, columns))
     cli.say(f"{args.out}: {args.n} samples")

@@ -7,13 +7,13 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 
 from rrvqlib import cli
-from rrvqlib.configs import RunConfig
 from rrvqlib.errors import UserError
-from rrvqlib.runs import RUNS
+from rrvqlib.runs.named import RUNS
+from rrvqlib.settings.flat import changed
+from rrvqlib.settings.run import RunSettings
 
 EPILOG = """\
 examples:
@@ -29,7 +29,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         usage="python -m rrvqlib.train [--run NAME] --out DIR [--resume] [--dry-run]"
         " [--any-setting VALUE ...]",
-        description="Train a model and write its run folder: weights, scores, pictures, log.",
+        description="Train a model and write its run folder: weights, scores, pictures, log. The"
+        " defaults shown hold unless the named run says otherwise.",
         epilog=EPILOG + "\nnamed runs:\n" + "\n".join(describe_runs()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -47,10 +48,7 @@ def make_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="print parameters, FLOPs, memory and expected time, then stop",
     )
-    settings = parser.add_argument_group(
-        "settings", "fields of a run; the defaults shown hold unless the named run says otherwise"
-    )
-    cli.add_fields(settings, RunConfig)
+    cli.add_settings(parser, RunSettings)
     return parser
 
 
@@ -59,14 +57,14 @@ def describe_runs() -> list[str]:
     return [f"  {name:<22} {run.cost}; {run.expect}" for name, run in RUNS.items()]
 
 
-def check_nothing_is_overwritten(out: Path, resume: bool = False) -> None:
+def check_nothing_is_overwritten(out: Path, *, resume: bool = False) -> None:
     """Raise UserError where a new run would replace files of an older one, or of the user.
 
     Args:
         out: the run folder.
         resume: whether the user takes it for a run to go on with.
     """
-    from rrvqlib.checkpoint import CHECKPOINT
+    from rrvqlib.runs.checkpoint import CHECKPOINT
 
     kept = [CHECKPOINT, "model.safetensors", "results.json", "config.json", "samples.png",
             "reconstructions.png"]  # fmt: skip
@@ -83,7 +81,7 @@ def check_nothing_is_overwritten(out: Path, resume: bool = False) -> None:
 
 def is_run(path: Path) -> bool:
     """Whether a file is the `run.json` that training writes."""
-    from rrvqlib.checkpoint import read_json
+    from rrvqlib.files import read_json
 
     try:
         description = read_json(path)
@@ -96,20 +94,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
     if args.run not in RUNS:
         raise UserError(f"--run {args.run}: no such run; choose one of {', '.join(RUNS)}")
-    config = replace(RUNS[args.run].config, **cli.read_fields(args, RunConfig))
+    settings = changed(RUNS[args.run].settings, **cli.read_settings(args, RunSettings))
     if args.dry_run:
         from rrvqlib.optimisation.costs import estimate, show
 
-        show(args.run, RUNS[args.run], estimate(config))
+        show(args.run, RUNS[args.run], estimate(settings))
         return
     if args.out is None:
         raise UserError("--out DIR is missing: name a folder for the run, such as --out runs/first")
-    from rrvqlib.checkpoint import CHECKPOINT, only_writer, prepare_directory
-    from rrvqlib.data import path_of
+    from rrvqlib.data.loading import path_of
+    from rrvqlib.files import only_writer, prepare_directory
     from rrvqlib.optimisation.signals import Stopped
-    from rrvqlib.optimisation.trainer import train
+    from rrvqlib.optimisation.training import train
+    from rrvqlib.runs.checkpoint import CHECKPOINT
 
-    images = path_of(config.dataset)
+    images = path_of(settings.data.dataset)
     if images and images.is_dir() and args.out.resolve().is_relative_to(images.resolve()):
         # Its samples would be taken for images, and the splits would move by as many.
         raise UserError(f"--out {args.out} lies among the images of {images}; choose another --out")
@@ -122,10 +121,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             # command, repeated, comes to the end whatever happens on the way.
             resume = args.resume and (args.out / CHECKPOINT).exists()
             if not resume:
-                check_nothing_is_overwritten(args.out, args.resume)
+                check_nothing_is_overwritten(args.out, resume=args.resume)
             if args.resume and not resume and writes:
                 cli.say(f"{args.out} has no checkpoint yet: starting at step 0", error=True)
-            results = train(config, args.out, args.run, resume)
+            results = train(settings, args.out, args.run, resume=resume)
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         raise SystemExit(stopped.exit_code) from None

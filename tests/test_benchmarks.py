@@ -10,8 +10,8 @@ import torch
 from benchmarks import quantisers
 from benchmarks.__main__ import main
 from rrvqlib import cli
-from rrvqlib.embeddings import Codebook
-from rrvqlib.responsibilities import log_responsibilities
+from rrvqlib.latents.codebook import Codebook
+from rrvqlib.latents.responsibilities import log_responsibilities
 
 
 def test_the_smallest_benchmark_writes_its_numbers(tmp_path, capsys):

@@ -8,13 +8,13 @@ from safetensors.torch import load_file, save_file
 from tiny_runs import TINY
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rrvqlib.checkpoint import load_model, save_model
-from rrvqlib.configs import ModelConfig
+from rrvqlib.runs.checkpoint import load_model, save_model
+from rrvqlib.settings.configs import ModelConfig
 from rrvqlib.errors import UserError
 from rrvqlib.models import build
 from rrvqlib.models.hierarchy import HierarchicalVAE
-from rrvqlib.pixels import check_pixels
-from rrvqlib.scoring import importance_weighted_score, score
+from rrvqlib.data.pixels import check_pixels
+from rrvqlib.runs.scoring import importance_weighted_score, score
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_the_advised_conversion_gives_the_images_back():
 
 def test_the_codec_takes_bytes_of_its_size_alone(model):
     pytest.importorskip("constriction")
-    from rrvqlib.codec import Codec
+    from rrvqlib.coding.codec import Codec
 
     codec = Codec(model)
     for image in (IMAGES[0].float() / 255, IMAGES[0, :1], IMAGES[0, :, :4], IMAGES[0].long()):

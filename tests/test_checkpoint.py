@@ -19,8 +19,8 @@ from safetensors.torch import load_file, save_file
 from tiny_runs import TINY, VQVAE
 
 import rrvqlib
-from rrvqlib import checkpoint
-from rrvqlib.checkpoint import (
+from rrvqlib.runs import checkpoint
+from rrvqlib.runs.checkpoint import (
     check_writable,
     load_model,
     load_state,
@@ -159,7 +159,7 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, mon
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from rrvqlib import checkpoint
+from rrvqlib.runs import checkpoint
 
 checkpoint.os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 checkpoint.write_atomically(Path(sys.argv[1]), lambda temporary: temporary.write_text("new"))

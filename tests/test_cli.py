@@ -15,8 +15,8 @@ from PIL import Image
 from tiny_runs import SMALL_FILES, write_images
 
 from rrvqlib import cli, compress, diagnose, evaluate, reconstruct, sample, train
-from rrvqlib.checkpoint import CHECKPOINT, only_writer
-from rrvqlib.configs import RunConfig
+from rrvqlib.runs.checkpoint import CHECKPOINT, only_writer
+from rrvqlib.settings.configs import RunConfig
 from rrvqlib.runs import RUNS
 
 COMMANDS = {"train": train, "evaluate": evaluate, "sample": sample, "reconstruct": reconstruct,
@@ -327,8 +327,8 @@ def test_a_bad_out_is_found_before_the_work(command, refused, finished, tmp_path
     def work(*_):
         raise AssertionError("too late")
 
-    monkeypatch.setattr("rrvqlib.checkpoint.load_model", work)
-    monkeypatch.setattr("rrvqlib.run_folder.load_model", work)
+    monkeypatch.setattr("rrvqlib.runs.checkpoint.load_model", work)
+    monkeypatch.setattr("rrvqlib.runs.folder.load_model", work)
     argv = ["encode", finished[0], "a.png"] if command is compress else [finished[0]]
     for out in (tmp_path / "none" / "x.png", tmp_path, "/dev/null"):
         refused(command, *argv, "--out", out, mentions=(str(out), "choose"))
@@ -556,7 +556,7 @@ def test_other_pixels_under_the_same_name_are_noticed(run_folder, finished, tmp_
     np.savez(moved, **{name: 255 - images for name, images in arrays.items()})
     from rrvqlib import data
     from rrvqlib.errors import UserError
-    from rrvqlib.run_folder import check_same_images
+    from rrvqlib.runs.folder import check_same_images
 
     check_same_images(run_folder, finished[1], data.load(finished[1]))
     with pytest.raises(UserError, match="other pixels"):
@@ -564,11 +564,11 @@ def test_other_pixels_under_the_same_name_are_noticed(run_folder, finished, tmp_
 
 
 def test_a_score_that_is_no_number_is_an_error(refused, finished, monkeypatch):
-    import rrvqlib.scoring
+    import rrvqlib.runs.scoring
 
-    real = rrvqlib.scoring.score
+    real = rrvqlib.runs.scoring.score
     monkeypatch.setattr(
-        rrvqlib.scoring, "score", lambda *a, **k: real(*a, **k) | {"bits_per_dim": float("nan")}
+        rrvqlib.runs.scoring, "score", lambda *a, **k: real(*a, **k) | {"bits_per_dim": float("nan")}
     )
     refused(evaluate, finished[0], "--json", mentions=("bits_per_dim", "not a number"))
 

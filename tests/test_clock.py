@@ -12,7 +12,7 @@ import pytest
 import torch
 from tiny_runs import SMALL_FILES, TINY, trainer, write_images
 
-from rrvqlib.checkpoint import CHECKPOINT, load_model, load_state
+from rrvqlib.runs.checkpoint import CHECKPOINT, load_model, load_state
 from rrvqlib.errors import UserError
 from rrvqlib.optimisation import clock as clock_module
 from rrvqlib.optimisation.clock import Clock, Pace, due

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_runs import TINY
 
-from rrvqlib.checkpoint import save_model
-from rrvqlib.codec import FREQUENCY_BITS, Codec, Stack, frequencies, high_masses, low_masses
-from rrvqlib.configs import ModelConfig
+from rrvqlib.runs.checkpoint import save_model
+from rrvqlib.coding.codec import FREQUENCY_BITS, Codec, Stack, frequencies, high_masses, low_masses
+from rrvqlib.settings.configs import ModelConfig
 from rrvqlib.errors import UserError
 from rrvqlib.likelihoods import LIKELIHOODS, build_likelihood
 from rrvqlib.models import build
@@ -173,8 +173,8 @@ def test_neighbours_in_the_chain_do_not_matter():
 DECODE = """
 import sys
 import numpy as np, torch
-from rrvqlib.checkpoint import load_model
-from rrvqlib.codec import Codec
+from rrvqlib.runs.checkpoint import load_model
+from rrvqlib.coding.codec import Codec
 words = np.load(sys.argv[2], allow_pickle=False)
 images = Codec(load_model(sys.argv[1])).decode(words, 3)
 np.save(sys.argv[3], torch.stack(images).numpy(), allow_pickle=False)
@@ -185,7 +185,7 @@ np.save(sys.argv[3], torch.stack(images).numpy(), allow_pickle=False)
 def test_another_process_with_other_threads_decodes_the_same(tmp_path, likelihood):
     model, images = make_model(channels=16, likelihood=likelihood), make_images(3, seed=6)
     save_model(model, tmp_path)
-    from rrvqlib.checkpoint import load_model
+    from rrvqlib.runs.checkpoint import load_model
 
     threads = torch.get_num_threads()
     torch.set_num_threads(4)

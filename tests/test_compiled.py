@@ -13,8 +13,8 @@ import torch
 from tiny_runs import TINY, VQVAE, trainer, write_images
 from torch._dynamo.utils import counters
 
-from rrvqlib.configs import parse_sides
-from rrvqlib.elbo import training_loss
+from rrvqlib.settings.configs import parse_sides
+from rrvqlib.objectives.elbo import training_loss
 from rrvqlib.errors import UserError
 from rrvqlib.models import build
 from rrvqlib.optimisation import trainer as trainer_module

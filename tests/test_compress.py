@@ -15,21 +15,19 @@ from PIL import Image
 from test_codec import make_model
 
 from rrvqlib import cli, compress
-from rrvqlib.checkpoint import save_model
-from rrvqlib.container import (
+from rrvqlib.runs.checkpoint import save_model
+from rrvqlib.coding.container import (
     MAX_SIDE,
     Container,
-    Entry,
-    cut,
     digest,
     fingerprint,
-    join,
     pack,
     unpack,
 )
+from rrvqlib.coding.tiles import Entry, cut, join
 from rrvqlib.errors import UserError
-from rrvqlib.pictures import write_png
-from rrvqlib.reader import depth_in_header
+from rrvqlib.runs.pictures import write_png
+from rrvqlib.data.reader import depth_in_header
 
 WORDS = np.arange(40, dtype=np.uint32) * 99_999_989
 ENTRIES = (Entry("a.png", 30, 20), Entry("ü.jpg", 7, 9))
@@ -303,7 +301,7 @@ def test_a_disk_that_fills_up_leaves_no_picture(folder, tmp_path, capsys, monkey
         write(path, picture)
 
     with monkeypatch.context() as m:
-        m.setattr("rrvqlib.pictures.write_png", full)
+        m.setattr("rrvqlib.runs.pictures.write_png", full)
         assert run(*decode, "--out", tmp_path / "out") == 2
     assert list((tmp_path / "out").iterdir()) == [foreign]
     assert run(*decode, "--out", tmp_path / "out") == 0  # once there is room
@@ -353,7 +351,7 @@ def test_other_arithmetic_is_noticed_and_no_picture_is_written(
 ):
     arguments = ("--lossy", "--out", tmp_path / "file")
     assert run("encode", folder / "model", folder / "one.png", *arguments) == 0
-    from rrvqlib import codec
+    from rrvqlib.coding import codec
 
     monkeypatch.setattr(codec, "reals_to_pixels", lambda mean: (mean * 0).to(torch.uint8))
     assert run("decode", folder / "model", tmp_path / "file", "--out", tmp_path / "out") == 2

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rrvqlib.configs import ModelConfig, RunConfig, parse_sides
+from rrvqlib.settings.configs import ModelConfig, RunConfig, parse_sides
 from rrvqlib.errors import UserError
 
 EXACT = settings(derandomize=True, deadline=None, max_examples=50)
@@ -227,5 +227,5 @@ def test_every_setting_has_help_and_a_default_among_its_choices():
 
 
 def test_settings_can_be_read_without_torch():
-    code = "import sys, rrvqlib.configs, rrvqlib.runs; sys.exit('torch' in sys.modules)"
+    code = "import sys, rrvqlib.settings.configs, rrvqlib.runs; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from rrvqlib.convolutions import (
+from rrvqlib.nets.convolutions import (
     Projection,
     ResidualBlock,
     ResidualStack,

@@ -8,8 +8,8 @@ import torch
 from tiny_runs import TINY
 from torch.utils.flop_counter import FlopCounterMode
 
-from rrvqlib.configs import NamedRun, parse_sides
-from rrvqlib.elbo import training_loss
+from rrvqlib.settings.configs import NamedRun, parse_sides
+from rrvqlib.objectives.elbo import training_loss
 from rrvqlib.errors import UserError
 from rrvqlib.models import build
 from rrvqlib.optimisation.costs import (

@@ -11,6 +11,7 @@ import tarfile
 import urllib.error
 import urllib.request
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +23,12 @@ from PIL import Image
 
 import rrvqlib
 from rrvqlib import data
-from rrvqlib._torchvision import torchvision
+from rrvqlib.data.photos import PHOTO_SHRINKS, PHOTO_STEPS
+from rrvqlib.data.torchvision_import import torchvision
+from rrvqlib.data.torchvision_sets import CELEBA_CACHE
 from rrvqlib.errors import UserError
 
-LIBRARY = Path(data.__file__).parent
+LIBRARY = Path(rrvqlib.__path__[0])
 
 
 def random_images(count, size=8, seed=0):
@@ -65,16 +68,37 @@ def run_python(code, path_entry=None):
 # ------------------------------------------------------------------------------------- the module
 
 
-def test_importing_the_module_imports_no_image_library():
+def test_the_names_of_the_data_sets_need_no_torch():
+    run = run_python(
+        "import sys; from rrvqlib.data import DATASETS; print(*DATASETS, 'torch' in sys.modules)"
+    )
+    assert run.stdout.split() == [*data.DATASETS, "False"], run.stderr
+
+
+def test_importing_every_loader_imports_no_image_library():
     heavy = ("torchvision", "skimage", "matplotlib", "scipy", "PIL")
-    run = run_python(f"import sys, rrvqlib.data; print([m for m in {heavy} if m in sys.modules])")
+    run = run_python(
+        "import sys; from importlib import import_module; from rrvqlib.data import DATASETS;"
+        "modules = {dataset.loader.partition(':')[0] for dataset in DATASETS.values()};"
+        "[import_module(module) for module in ('rrvqlib.data.loading', *modules)];"
+        f"print([m for m in {heavy} if m in sys.modules])"
+    )
     assert run.stdout.strip() == "[]", run.stdout + run.stderr
+
+
+def test_what_the_package_offers_stays_itself_whichever_module_comes_first():
+    run = run_python(
+        "import rrvqlib.data.loading, rrvqlib.data.splits; from rrvqlib import data;"
+        "data.DATASETS, data.Splits, data.PHOTOS, data.SWATCHES;"
+        "print(callable(data.load), callable(data.path_of), data.SPLITS)"
+    )
+    assert run.stdout.strip() == "True True ('train', 'valid', 'test')", run.stdout + run.stderr
 
 
 def test_torchvision_is_imported_in_one_place_only():
     importing = re.compile(r"^\s*(import torchvision|from torchvision)", re.MULTILINE)
     files = [f.name for f in LIBRARY.rglob("*.py") if importing.search(f.read_text("utf-8"))]
-    assert files == ["_torchvision.py"]
+    assert files == ["torchvision_import.py"]
 
 
 FAKE_TORCHVISION = {
@@ -98,7 +122,8 @@ library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 def test_guard_mends_the_mismatch_and_nothing_else(kind, tmp_path):
     (tmp_path / "torchvision.py").write_text(FAKE_TORCHVISION[kind])
     run = run_python(
-        "from rrvqlib._torchvision import torchvision; print(torchvision.__file__)", tmp_path
+        "from rrvqlib.data.torchvision_import import torchvision; print(torchvision.__file__)",
+        tmp_path,
     )
     if kind == "broken otherwise":
         assert run.returncode != 0 and "no kernel for this device" in run.stderr
@@ -190,7 +215,7 @@ def test_a_photograph_is_in_one_split_and_stereo_views_stay_together():
 def patches_by_slicing(photo, image_size, step, mirrored):
     """The hashes of all patches of a photograph (H, W, 3), cut one by one."""
     hashes = set()
-    for factor in data.PHOTO_SHRINKS:
+    for factor in PHOTO_SHRINKS:
         pixels = torch.from_numpy(photo.copy()).permute(2, 0, 1).double()
         mean = torch.nn.functional.avg_pool2d(pixels, factor)
         small = (mean + 0.5).floor().to(torch.uint8)
@@ -213,7 +238,7 @@ def test_photos_are_exactly_the_patches_of_their_photographs(photos):
         for package, file in data.PHOTOS[split]:
             photo = np.asarray(Image.open(Path(roots[package]) / file))
             assert photo.ndim == 3 and photo.shape[2] == 3  # colour
-            step = data.PHOTO_STEPS[split]
+            step = PHOTO_STEPS[split]
             expected |= patches_by_slicing(photo, photos.image_size, step, split == "train")
         expected -= held_out
         found = patch_hashes(photos[split])
@@ -255,7 +280,8 @@ def test_photos_are_the_same_in_another_process():
 def test_a_patch_of_two_splits_is_kept_out_of_the_training(monkeypatch):
     """No such patch occurs in the photographs; one photograph in both splits makes many."""
     cat, astronaut = (("skimage", "data/chelsea.png"),), (("skimage", "data/astronaut.png"),)
-    monkeypatch.setattr(data, "PHOTOS", {"train": cat, "valid": astronaut, "test": cat})
+    pictures = {"train": cat, "valid": astronaut, "test": cat}
+    monkeypatch.setattr("rrvqlib.data.photos.PHOTOS", pictures)
     photos = data.load("photos")
     train, test = set(patch_hashes(photos.train)), set(patch_hashes(photos.test))
     assert not train & test
@@ -264,14 +290,13 @@ def test_a_patch_of_two_splits_is_kept_out_of_the_training(monkeypatch):
 
 
 def test_photos_without_the_package_name_the_pip_command(monkeypatch):
-    monkeypatch.setattr(data, "find_spec", lambda package: None)
-    with pytest.raises(UserError, match="pip install scikit-image"):
-        data.load("photos")
-    monkeypatch.undo()
-    find_spec = data.find_spec
-    monkeypatch.setattr(data, "find_spec", lambda p: None if p == "matplotlib" else find_spec(p))
-    with pytest.raises(UserError, match="pip install matplotlib"):
-        data.load("photos")
+    for package, name in (("skimage", "scikit-image"), ("matplotlib", "matplotlib")):
+        monkeypatch.setattr(
+            "rrvqlib.data.photos.find_spec",
+            lambda p, gone=package: None if p == gone else find_spec(p),
+        )
+        with pytest.raises(UserError, match=f"pip install {name}"):
+            data.load("photos")
 
 
 def test_a_photograph_that_a_version_lacks_is_named(monkeypatch):
@@ -490,7 +515,7 @@ def write_cifar10(folder, images, seed=0):
 
 @pytest.fixture
 def small_cifar10(tmp_path, monkeypatch, no_network):
-    monkeypatch.setattr(data, "CIFAR10_BATCH_SIZE", 20)
+    monkeypatch.setattr("rrvqlib.data.torchvision_sets.CIFAR10_BATCH_SIZE", 20)
     images = random_images(120, size=32)
     write_cifar10(tmp_path / "cifar-10-batches-bin", images)
     return images
@@ -513,7 +538,8 @@ def test_cifar10_is_extracted_from_its_archive(small_cifar10, tmp_path, monkeypa
         tar.add(tmp_path / "cifar-10-batches-bin", "cifar-10-batches-bin")
     with pytest.raises(UserError, match="put cifar-10-binary.tar.gz there.*photos.*npz:PATH"):
         data.load("cifar10", archive.parent)  # not the official archive, and no network
-    monkeypatch.setattr(data, "CIFAR10_MD5", hashlib.md5(archive.read_bytes()).hexdigest())
+    md5 = hashlib.md5(archive.read_bytes()).hexdigest()
+    monkeypatch.setattr("rrvqlib.data.torchvision_sets.CIFAR10_MD5", md5)
     assert_is_small_cifar10(data.load("cifar10", archive.parent), small_cifar10)
 
 
@@ -628,9 +654,9 @@ def test_a_damaged_celeba_image_or_cache_names_the_remedy(small_celeba, tmp_path
         data.load("celeba", tmp_path)
     image.write_bytes(whole)
     data.load("celeba", tmp_path)
-    cache = tmp_path / data.CELEBA_CACHE
+    cache = tmp_path / CELEBA_CACHE
     cache.write_bytes(cache.read_bytes()[:-500])
-    with pytest.raises(UserError, match=f"remove .*{data.CELEBA_CACHE}"):
+    with pytest.raises(UserError, match=f"remove .*{CELEBA_CACHE}"):
         data.load("celeba", tmp_path)
 
 

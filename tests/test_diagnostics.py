@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from rrvqlib.configs import RunConfig
-from rrvqlib.diagnostics import findings, within_image_share
+from rrvqlib.settings.configs import RunConfig
+from rrvqlib.runs.health import findings, within_image_share
 
 CONFIG = RunConfig(pyramid=(16, 8), codes=(64,))
 

@@ -16,7 +16,7 @@ from torch.distributed.run import get_args_parser
 from two_processes import CASES, weights_after
 
 from rrvqlib import train
-from rrvqlib.checkpoint import CHECKPOINT, load_state
+from rrvqlib.runs.checkpoint import CHECKPOINT, load_state
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent

@@ -26,7 +26,7 @@ def test_no_drawing_is_left_over():
 
 def test_the_networks_are_those_of_the_library():
     """Every labelled arrow is an attribute of a layer, or of one of the two chains."""
-    from rrvqlib.configs import ModelConfig
+    from rrvqlib.settings.configs import ModelConfig
     from rrvqlib.models import build
 
     model = build(ModelConfig(image_size=16, pyramid=(8, 4, 2), codes=(4,), channels=4))

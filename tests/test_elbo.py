@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributions import Categorical, Independent, Normal, kl_divergence
 
-from rrvqlib.elbo import (
+from rrvqlib.objectives.elbo import (
     ElboTerms,
     bits_per_dim,
     categorical_kl,

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rrvqlib.embeddings import COVARIANCES, Codebook, CodebookAverage, nearest_codes
+from rrvqlib.latents.codebook import COVARIANCES, Codebook, CodebookAverage, nearest_codes
 
 EXACT = settings(derandomize=True, deadline=None, max_examples=40)
 

@@ -13,28 +13,26 @@ from hypothesis import strategies as st
 from test_codec import make_model
 
 from rrvqlib import cli, compress
-from rrvqlib.checkpoint import save_model
-from rrvqlib.codec import Codec
+from rrvqlib.runs.checkpoint import save_model
+from rrvqlib.coding.codec import Codec
 from rrvqlib.compress import decode_images
-from rrvqlib.container import (
+from rrvqlib.coding.container import (
     ENTRY,
     HEAD,
     MAX_BYTES,
     Container,
-    Entry,
     check_model,
     clean_name,
-    cut,
     digest,
     fingerprint,
-    join,
     output_names,
     pack,
     pixel_digest,
     unpack,
 )
+from rrvqlib.coding.tiles import Entry, cut, join
 from rrvqlib.errors import UserError
-from rrvqlib.pixels import MAX_PIXELS
+from rrvqlib.data.pixels import MAX_PIXELS
 
 pytest.importorskip("constriction", reason="needs pip's constriction")
 

@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 from torch.distributions import Categorical, Independent, Normal, kl_divergence
 
-from rrvqlib.embeddings import Codebook
+from rrvqlib.latents.codebook import Codebook
 from rrvqlib.latents import (
     CodebookLatent,
     GaussianLatent,
@@ -16,7 +16,7 @@ from rrvqlib.latents import (
     channels_first,
     channels_last,
 )
-from rrvqlib.prior import PRIORS
+from rrvqlib.latents.priors import PRIORS
 
 WARM = torch.tensor(1.0)
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch.distributions import AffineTransform, SigmoidTransform, TransformedDistribution, Uniform
 
-from rrvqlib.configs import ModelConfig
+from rrvqlib.settings.configs import ModelConfig
 from rrvqlib.likelihoods import (
     LIKELIHOODS,
     build_likelihood,

@@ -10,13 +10,13 @@ import torch
 from scipy import stats
 from torch import nn
 
-from rrvqlib.configs import ModelConfig, parse_sides
-from rrvqlib.convolutions import ResidualBlock
-from rrvqlib.elbo import importance_weighted_bound, training_loss
+from rrvqlib.settings.configs import ModelConfig, parse_sides
+from rrvqlib.nets.convolutions import ResidualBlock
+from rrvqlib.objectives.elbo import importance_weighted_bound, training_loss
 from rrvqlib.errors import UserError
 from rrvqlib.likelihoods import pixels_to_reals
 from rrvqlib.models import MODELS, HierarchicalVAE, RelaxedVQVAE, build
-from rrvqlib.rivals import RIVALS
+from rrvqlib.objectives import RIVALS
 
 TINY = ModelConfig(
     image_size=4, pyramid=(2, 1), codes=(3,), code_size=2, channels=4, codebook_init="unit"

@@ -13,14 +13,14 @@ from tiny_runs import TINY, write_images
 from torch import nn
 
 from rrvqlib import evaluate
-from rrvqlib.convolutions import ResidualBlock, rescale
+from rrvqlib.nets.convolutions import ResidualBlock, rescale
 from rrvqlib.models import build
 from rrvqlib.optimisation.schedules import Plateau
 from rrvqlib.optimisation.trainer import train
 from rrvqlib.paper import OPEN, STATED
-from rrvqlib.run_folder import images_of, open_images, open_model
+from rrvqlib.runs.folder import images_of, open_images, open_model
 from rrvqlib.runs import RUNS
-from rrvqlib.scoring import score
+from rrvqlib.runs.scoring import score
 from tools.recipe_page import PAGE, page
 
 PAIRS = [(row, name) for row in (*STATED, *OPEN) for name in RUNS if row.is_about(name)]
@@ -213,13 +213,13 @@ def codebooks_are_shared_by_prior_and_posterior(model):
 
 
 CHECKS = {
-    "rrvqlib.scoring.score": score_is_of_categorical_samples,
-    "rrvqlib.encoder.stem, rrvqlib.decoder.head": ends_have_stride_2,
-    "rrvqlib.convolutions.ResidualBlock": decoder_blocks_are_transposed,
-    "rrvqlib.convolutions.rescale": identity_is_rescaled,
-    "rrvqlib.convolutions.Projection": straps_upscale,
-    "rrvqlib.decoder.TopDownLayer": embeddings_are_sums,
-    "rrvqlib.convolutions.weight_normed": all_convolutions_are_weight_normed,
+    "rrvqlib.runs.scoring.score": score_is_of_categorical_samples,
+    "rrvqlib.nets.encoder.stem, rrvqlib.nets.decoder.head": ends_have_stride_2,
+    "rrvqlib.nets.convolutions.ResidualBlock": decoder_blocks_are_transposed,
+    "rrvqlib.nets.convolutions.rescale": identity_is_rescaled,
+    "rrvqlib.nets.convolutions.Projection": straps_upscale,
+    "rrvqlib.nets.decoder.TopDownLayer": embeddings_are_sums,
+    "rrvqlib.nets.convolutions.weight_normed": all_convolutions_are_weight_normed,
     "rrvqlib.latents.CodebookLatent": codebooks_are_shared_by_prior_and_posterior,
 }
 

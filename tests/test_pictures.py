@@ -8,7 +8,7 @@ from tiny_runs import TINY
 
 from rrvqlib.errors import UserError
 from rrvqlib.models import build
-from rrvqlib.pictures import (
+from rrvqlib.runs.pictures import (
     grid,
     reconstruction_pairs,
     sample_images,

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
-from rrvqlib.embeddings import COVARIANCES, Codebook, nearest_codes
-from rrvqlib.responsibilities import log_nearest, log_relaxed, log_responsibilities
+from rrvqlib.latents.codebook import COVARIANCES, Codebook, nearest_codes
+from rrvqlib.latents.responsibilities import log_nearest, log_relaxed, log_responsibilities
 
 EXACT = settings(derandomize=True, deadline=None, max_examples=30)
 QUANTISERS = (log_nearest, log_relaxed, log_responsibilities)

@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
-from rrvqlib.configs import ModelConfig
-from rrvqlib.elbo import training_loss
-from rrvqlib.embeddings import Codebook
+from rrvqlib.settings.configs import ModelConfig
+from rrvqlib.objectives.elbo import training_loss
+from rrvqlib.latents.codebook import Codebook
 from rrvqlib.latents import NearestLatent
 from rrvqlib.models import build
-from rrvqlib.responsibilities import log_responsibilities
-from rrvqlib.rivals import RIVALS, estimators
-from rrvqlib.rivals.binary import BinaryLatent, trapezoid_bits
-from rrvqlib.rivals.code_priors import UnusedCodes
+from rrvqlib.latents.responsibilities import log_responsibilities
+from rrvqlib.objectives import RIVALS, estimators
+from rrvqlib.latents.binary import BinaryLatent, trapezoid_bits
+from rrvqlib.models.code_priors import UnusedCodes
 
 LOGITS = torch.tensor([0.3, -1.0, 0.8, 0.1], dtype=torch.float64)  # of q(z), four states
 VALUES = torch.tensor([-1.0, 2.0, 0.5, -3.0], dtype=torch.float64)  # log p(x, z)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rrvqlib import cli, data, train
-from rrvqlib.configs import RunConfig
+from rrvqlib.settings.configs import RunConfig
 from rrvqlib.models import build
 from rrvqlib.optimisation import trainer as trainer_module
 from rrvqlib.runs import RUNS, command

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from rrvqlib.sampling import (
+from rrvqlib.latents.draws import (
     categorical,
     gumbel_noise,
     gumbel_softmax,

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from rrvqlib.configs import ModelConfig
+from rrvqlib.settings.configs import ModelConfig
 from rrvqlib.models import build
-from rrvqlib.scoring import (
+from rrvqlib.runs.scoring import (
     batches,
     count_codes,
     device_of,

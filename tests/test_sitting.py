@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from tiny_runs import TINY, write_images
 
-from rrvqlib.checkpoint import load_model
-from rrvqlib.configs import NamedRun
+from rrvqlib.runs.checkpoint import load_model
+from rrvqlib.settings.configs import NamedRun
 from rrvqlib.errors import UserError
 from rrvqlib.runs import RUNS
-from rrvqlib.weights import weight_files
+from rrvqlib.models.weights import weight_files
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tools"))

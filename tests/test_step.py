@@ -11,8 +11,8 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from rrvqlib import pictures
-from rrvqlib.elbo import bits_per_dim, training_loss
+from rrvqlib.runs import pictures
+from rrvqlib.objectives.elbo import bits_per_dim, training_loss
 from rrvqlib.models import build
 from rrvqlib.optimisation import step as step_module
 from rrvqlib.optimisation.adamax import Adam, AdaMax
@@ -21,7 +21,7 @@ from rrvqlib.optimisation.recording import recorded
 from rrvqlib.optimisation.schedules import epoch_order, kl_weight_at, lr_factor_at, temperature_at
 from rrvqlib.optimisation.step import Step
 from rrvqlib.optimisation.trainer import seed_step
-from rrvqlib.scoring import score
+from rrvqlib.runs.scoring import score
 
 KINDS = {
     "rrvq": {"decoder_input": "concat"},

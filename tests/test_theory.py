@@ -14,8 +14,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rrvqlib import theory
-from rrvqlib.theory import (
+from rrvqlib.teaching import theory
+from rrvqlib.teaching.theory import (
     NotProved,
     prove_decreasing,
     prove_identity,
@@ -222,7 +222,7 @@ def test_the_monotonicity_checker_refuses_a_wrong_derivative_and_a_wrong_sign():
 
 WRONG_VARIANTS = """
 import sympy as sp
-from rrvqlib.theory import NotProved, prove_decreasing, prove_identity, prove_limit, prove_series
+from rrvqlib.teaching.theory import NotProved, prove_decreasing, prove_identity, prove_limit, prove_series
 
 assert False, "python -O skips this"
 x, g = sp.symbols("x g", positive=True)

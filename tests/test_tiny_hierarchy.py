@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from rrvqlib.checkpoint import load_model
+from rrvqlib.runs.checkpoint import load_model
 
 ROOT = Path(__file__).resolve().parent.parent
 STATIC = ROOT / "book" / "_static"

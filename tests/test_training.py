@@ -19,8 +19,8 @@ from PIL import Image
 from tiny_runs import SMALL_FILES, TINY, VQVAE, start_or_resume, trainer, write_images
 from torch.optim.swa_utils import AveragedModel
 
-from rrvqlib.checkpoint import CHECKPOINT, load_model, load_state, save_state
-from rrvqlib.configs import RunConfig
+from rrvqlib.runs.checkpoint import CHECKPOINT, load_model, load_state, save_state
+from rrvqlib.settings.configs import RunConfig
 from rrvqlib.errors import UserError
 from rrvqlib.models import build
 from rrvqlib.optimisation import step as step_module
@@ -28,7 +28,7 @@ from rrvqlib.optimisation import trainer as trainer_module
 from rrvqlib.optimisation.dials import Statistics
 from rrvqlib.optimisation.flat import learning_groups
 from rrvqlib.optimisation.log import MetricsLog
-from rrvqlib.optimisation.records import check_same_run
+from rrvqlib.runs.records import check_same_run
 from rrvqlib.optimisation.schedules import (
     ImageOrder,
     Plateau,
@@ -38,7 +38,7 @@ from rrvqlib.optimisation.schedules import (
 )
 from rrvqlib.optimisation.signals import StopRequest
 from rrvqlib.optimisation.trainer import train
-from rrvqlib.scoring import score
+from rrvqlib.runs.scoring import score
 
 KINDS = {
     "cosine": {},

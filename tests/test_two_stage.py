@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from tiny_runs import TINY, start_or_resume, trainer, write_images
 
 from rrvqlib import train
-from rrvqlib.checkpoint import load_model, load_weights, save_model
-from rrvqlib.configs import ModelConfig, RunConfig
+from rrvqlib.runs.checkpoint import load_model, load_weights, save_model
+from rrvqlib.settings.configs import ModelConfig, RunConfig
 from rrvqlib.errors import UserError
 from rrvqlib.models import build
 from rrvqlib.optimisation.trainer import train as train_run
-from rrvqlib.rivals.pixelcnn import GatedPixelCNN, causal_conv
-from rrvqlib.scoring import score
+from rrvqlib.nets.pixelcnn import GatedPixelCNN, causal_conv
+from rrvqlib.runs.scoring import score
 
 
 @pytest.fixture(autouse=True)

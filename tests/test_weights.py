@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_runs import TINY, trainer, write_images
 
-from rrvqlib.checkpoint import load_model, load_weights, save_model
-from rrvqlib.configs import ModelConfig
+from rrvqlib.runs.checkpoint import load_model, load_weights, save_model
+from rrvqlib.settings.configs import ModelConfig
 from rrvqlib.errors import UserError
 from rrvqlib.models import HierarchicalVAE, build
-from rrvqlib.weights import INDEX, BadWeights, read_weights, weight_files, write_weights
+from rrvqlib.models.weights import INDEX, BadWeights, read_weights, weight_files, write_weights
 
 CONFIG = ModelConfig(image_size=8, pyramid=(4, 2), codes=(4,), code_size=3, channels=16)
 SHARD_MB = 0.02

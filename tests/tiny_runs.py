@@ -3,8 +3,8 @@
 import numpy as np
 
 from rrvqlib import data
-from rrvqlib.checkpoint import CHECKPOINT
-from rrvqlib.configs import RunConfig
+from rrvqlib.runs.checkpoint import CHECKPOINT
+from rrvqlib.settings.configs import RunConfig
 from rrvqlib.optimisation.trainer import Trainer
 
 TINY = RunConfig(

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import save_file
 from tiny_runs import TINY, VQVAE
 
-from rrvqlib import data, sampling
+from rrvqlib import data
+from rrvqlib.latents import draws
 from rrvqlib.errors import UserError
 from rrvqlib.optimisation import step as step_module
 from rrvqlib.optimisation.signals import Stopped, StopRequest
@@ -53,20 +54,20 @@ def share_noise(run):
         first = (processes.rank * parts + part) * rows
         return -whole.log()[first : first + rows]
 
-    sampling.gumbel_noise = noise
+    draws.gumbel_noise = noise
 
 
 def weights_after(case, images, out, spoil_rank):
     """Weights after a few steps; in case `nan` the process `spoil_rank` has one bad step."""
     run = run_of(case, images, out)
-    noise, loss = sampling.gumbel_noise, step_module.training_loss
+    noise, loss = draws.gumbel_noise, step_module.training_loss
     share_noise(run)
     for step in range(STEPS):
         if case == "nan" and step == 1 and run.processes.rank == spoil_rank:
             step_module.training_loss = lambda *args: loss(*args) + float("nan")
         run.step()
         step_module.training_loss = loss
-    sampling.gumbel_noise = noise  # the next run's initialisation draws its own
+    draws.gumbel_noise = noise  # the next run's initialisation draws its own
     tensors = run.model.state_dict() | {"skipped": torch.tensor(run.skipped)}
     for name, parameter in run.model.named_parameters():
         if parameter.grad is not None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 FOLDER = Path(__file__).resolve().parent.parent / "book" / "figures"
-# The palette of rrvqlib.figures and a grey: one colour for each of eight codes.
+# The palette of rrvqlib.teaching.figures and a grey: one colour for each of eight codes.
 PALETTE = [
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#BBBBBB",
 ]  # fmt: skip

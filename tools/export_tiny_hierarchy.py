@@ -21,13 +21,13 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from rrvqlib import data
-from rrvqlib.checkpoint import load_model
-from rrvqlib.configs import ModelConfig
-from rrvqlib.decoder import TopDownLayer
+from rrvqlib.runs.checkpoint import load_model
+from rrvqlib.settings.configs import ModelConfig
+from rrvqlib.nets.decoder import TopDownLayer
 from rrvqlib.errors import UserError
 from rrvqlib.likelihoods import pixels_to_reals, reals_to_pixels
 from rrvqlib.models.hierarchy import HierarchicalVAE
-from rrvqlib.run_folder import read_config
+from rrvqlib.runs.folder import read_config
 
 BOOK = Path(__file__).resolve().parent.parent / "book"
 RUN, STATIC = BOOK / "results" / "tiny-hierarchy", BOOK / "_static"

@@ -19,11 +19,11 @@ from PIL import Image
 from skimage.metrics import structural_similarity
 
 from rrvqlib import cli, data
-from rrvqlib.checkpoint import check_writable, load_model, write_json
-from rrvqlib.codec import Codec
+from rrvqlib.runs.checkpoint import check_writable, load_model, write_json
+from rrvqlib.coding.codec import Codec
 from rrvqlib.errors import UserError
-from rrvqlib.optimisation.records import hardware, versions
-from rrvqlib.pictures import grid
+from rrvqlib.runs.records import hardware, versions
+from rrvqlib.runs.pictures import grid
 
 LOSSLESS = {
     "PNG": {"optimize": True},

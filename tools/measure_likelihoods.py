@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 
 from rrvqlib import data
-from rrvqlib.checkpoint import load_model
+from rrvqlib.runs.checkpoint import load_model
 from rrvqlib.models import build
-from rrvqlib.scoring import score
+from rrvqlib.runs.scoring import score
 
 
 def main() -> None:

@@ -35,26 +35,26 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from rrvqlib import cli, data
-from rrvqlib.checkpoint import (
+from rrvqlib.runs.checkpoint import (
     prepare_directory,
     read_json,
     save_model,
     write_atomically,
     write_json,
 )
-from rrvqlib.configs import RunConfig
+from rrvqlib.settings.configs import RunConfig
 from rrvqlib.errors import UserError
 from rrvqlib.models import build
 from rrvqlib.numerics import true_float32, uses_bf16
 from rrvqlib.optimisation.compiled import compile_layers
 from rrvqlib.optimisation.processes import Processes
 from rrvqlib.optimisation.recording import recorded
-from rrvqlib.optimisation.records import hardware, versions
+from rrvqlib.runs.records import hardware, versions
 from rrvqlib.optimisation.signals import Stopped
 from rrvqlib.optimisation.step import Step
 from rrvqlib.optimisation.trainer import Trainer, train
 from rrvqlib.runs import RUNS
-from rrvqlib.weights import INDEX, weight_files
+from rrvqlib.models.weights import INDEX, weight_files
 
 BATCHES = (128, 256, 512)
 ENOUGH = 0.7  # of the best rate: the smallest batch that reaches it is chosen

@@ -18,13 +18,13 @@ from pathlib import Path
 import torch
 
 from rrvqlib import cli, data
-from rrvqlib.checkpoint import check_writable
-from rrvqlib.configs import RunConfig, parse_sides
-from rrvqlib.elbo import bits_per_dim
-from rrvqlib.optimisation.records import hardware, versions
+from rrvqlib.runs.checkpoint import check_writable
+from rrvqlib.settings.configs import RunConfig, parse_sides
+from rrvqlib.objectives.elbo import bits_per_dim
+from rrvqlib.runs.records import hardware, versions
 from rrvqlib.optimisation.trainer import Trainer
 from rrvqlib.runs import RUNS
-from rrvqlib.scoring import seeded
+from rrvqlib.runs.scoring import seeded
 
 BASE = RunConfig(
     pyramid=parse_sides("16*4,8,4"),

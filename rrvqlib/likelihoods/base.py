@@ -1,7 +1,11 @@
 """What every likelihood of 8-bit pixels shares: the interface, and the logistic's mass in a bin."""
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -99,6 +103,15 @@ class Likelihood(nn.Module, ABC):
     """
 
     parameter_channels: int
+
+    @classmethod
+    @abstractmethod
+    def from_settings(cls, settings: Any) -> Likelihood:
+        """The likelihood that settings of this kind describe."""
+
+    def fast_parameters(self) -> Iterable[nn.Parameter]:
+        """Those that learn at the codebooks' rate: all that the likelihood has of its own."""
+        return self.parameters()
 
     def log_prob(self, images: Tensor, parameters: Tensor) -> Tensor:
         """log p(x | z) of uint8 images (B, 3, S, S): (B,) nats."""

@@ -1,29 +1,34 @@
 """The paper's likelihood: independent logistics around the decoder's means, one scale learnt."""
 
+from __future__ import annotations
+
 import torch
 from torch import Tensor, nn
 
-from rrvqlib.configs import ModelConfig
 from rrvqlib.likelihoods.base import Channel, Likelihood, clip, log_bin_mass, reals_to_pixels
+from rrvqlib.settings.likelihoods import EdgeLogisticSettings, LogisticSettings
 
 
 class Logistic(Likelihood):
     """Discretised logistics whose scale is learnt, not decoded (Kingma et al. 2016).
 
     Args:
-        config: `scale_per_channel` says whether each of the three colour channels has a scale of
-            its own.
+        scale_per_channel: whether each of the three colour channels has a scale of its own.
     """
 
     parameter_channels = 3
     edge_bins = False
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, scale_per_channel: bool = True):
         super().__init__()
         # A logistic of this scale has the spread of typical pixels; log_scale 0 would spend the
         # first thousands of steps on finding that out.
-        scales = 3 if config.scale_per_channel else 1
+        scales = 3 if scale_per_channel else 1
         self.log_scale = nn.Parameter(torch.full((scales, 1, 1), -2.0))
+
+    @classmethod
+    def from_settings(cls, settings: LogisticSettings | EdgeLogisticSettings) -> Logistic:
+        return cls(settings.scale_per_channel)
 
     def log_masses(self, images: Tensor, parameters: Tensor) -> Tensor:
         return log_bin_mass(images, clip(parameters), self.log_scale, self.edge_bins)

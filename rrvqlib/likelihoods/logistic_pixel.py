@@ -1,11 +1,13 @@
 """Independent logistics with a mean and a scale for every sub-pixel from the decoder."""
 
+from __future__ import annotations
+
 import torch
 from torch import Tensor
 
-from rrvqlib.configs import ModelConfig
 from rrvqlib.likelihoods.base import Channel, Likelihood, log_bin_mass, reals_to_pixels
 from rrvqlib.likelihoods.mixture import GAIN, bounded_log_scale
+from rrvqlib.settings.likelihoods import PixelLogisticSettings
 
 
 class PixelLogistic(Likelihood):
@@ -13,8 +15,9 @@ class PixelLogistic(Likelihood):
 
     parameter_channels = 6
 
-    def __init__(self, config: ModelConfig):
-        super().__init__()
+    @classmethod
+    def from_settings(cls, settings: PixelLogisticSettings) -> PixelLogistic:
+        return cls()
 
     def unpack(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Decoder output (B, 6, S, S) -> means and log-scales (B, 3, S, S)."""

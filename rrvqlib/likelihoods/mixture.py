@@ -1,11 +1,12 @@
 """Mixtures of logistics whose channels know of each other, as in PixelCNN++, NVAE and VDVAE."""
 
+from __future__ import annotations
+
 import math
 
 import torch
 from torch import Tensor
 
-from rrvqlib.configs import ModelConfig
 from rrvqlib.likelihoods.base import (
     Channel,
     Likelihood,
@@ -13,6 +14,7 @@ from rrvqlib.likelihoods.base import (
     pixels_to_reals,
     reals_to_pixels,
 )
+from rrvqlib.settings.likelihoods import MixtureSettings
 
 GAIN = 3.0  # the decoder's last convolution starts with a standard deviation of 0.1
 SPREAD = 0.3  # the first means lie evenly between minus and plus this
@@ -56,15 +58,21 @@ class LogisticMixture(Likelihood):
     blue with red and green, by coefficients that the decoder outputs too.
 
     Args:
-        config: `components` is M.
+        components: M.
     """
 
-    def __init__(self, config: ModelConfig):
+    first_means: Tensor
+
+    def __init__(self, components: int = 5):
         super().__init__()
-        M = self.components = config.components
+        M = self.components = components
         self.parameter_channels = 10 * M
         first = torch.linspace(-SPREAD, SPREAD, M) if M > 1 else torch.zeros(1)
         self.register_buffer("first_means", first.view(M, 1, 1), persistent=False)
+
+    @classmethod
+    def from_settings(cls, settings: MixtureSettings) -> LogisticMixture:
+        return cls(settings.components)
 
     def unpack(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Decoder output (B, 10 M, S, S) -> what the components are.

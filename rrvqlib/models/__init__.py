@@ -1,22 +1,13 @@
-"""The models of the paper, each a thin wiring of shared parts."""
+"""Networks, latents and a likelihood wired to a model."""
 
-from rrvqlib.configs import ModelConfig
-from rrvqlib.models.base import VAE
-from rrvqlib.models.hierarchy import HierarchicalVAE
-from rrvqlib.models.one_layer import VQVAE, RelaxedVQVAE, SpatialVAE
+from rrvqlib.lazy import offer
 
-MODELS: dict[str, type[VAE]] = {
-    "hierarchy": HierarchicalVAE,
-    "vqvae": VQVAE,
-    "relaxed-vqvae": RelaxedVQVAE,
-    "spatial-vae": SpatialVAE,
-}
-
-
-def build(config: ModelConfig) -> VAE:
-    """The model that `config.model` names, with fresh weights."""
-    from rrvqlib.rivals import RIVALS, TwoStageVAE  # they are made of the models here
-
-    if config.second_stage != "none":
-        return TwoStageVAE(config)
-    return (MODELS | RIVALS)[config.model](config)
+__getattr__, __dir__ = offer(
+    __name__,
+    base="VAE Inference",
+    from_settings="build",
+    hierarchy="HierarchicalVAE",
+    one_layer="OneLayerVAE",
+    two_stage="TwoStageVAE",
+    saved="load_model save_model",
+)

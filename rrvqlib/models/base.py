@@ -1,32 +1,29 @@
 """What all models share: the ELBO, samples, reconstructions, saving and loading."""
 
+from __future__ import annotations
+
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin, snapshot_download
 from torch import Tensor, nn
 
-from rrvqlib.configs import ModelConfig
-from rrvqlib.convolutions import data_dependent_init
-from rrvqlib.elbo import ElboTerms
-from rrvqlib.embeddings import Codebook
+from rrvqlib.data.pixels import check_pixels
 from rrvqlib.errors import UserError
-from rrvqlib.latents import (
-    CodebookLatent,
-    GaussianLatent,
-    LatentDraw,
-    NearestLatent,
-    StochasticallyQuantizedLatent,
-)
-from rrvqlib.likelihoods import build_likelihood
-from rrvqlib.pixels import check_pixels
-from rrvqlib.weights import INDEX, BadWeights, check_weights, read_weights, write_weights
+from rrvqlib.latents.base import Latent, LatentDraw
+from rrvqlib.likelihoods.base import Likelihood
+from rrvqlib.models.saved import FILES, load_model, save_model
+from rrvqlib.nets.convolutions import data_dependent_init
+from rrvqlib.objectives.elbo import ElboTerms
+from rrvqlib.settings.latents import LATENTS
+from rrvqlib.settings.likelihoods import LIKELIHOODS
+from rrvqlib.settings.model import OBJECTIVES, ModelSettings
 
 
 @dataclass(frozen=True)
@@ -49,49 +46,22 @@ class VAE(nn.Module, PyTorchModelHubMixin, ABC):
     model.safetensors; nothing else is read, pickles least of all.
     """
 
-    def __init__(self, config: ModelConfig):
+    likelihood: Likelihood
+
+    def __init__(self, settings: ModelSettings):
         super().__init__()
-        self.config = config
-        self.likelihood = build_likelihood(config)
+        self.settings = settings
+        objective = OBJECTIVES[settings.objective.kind]
+        self.training_terms: Callable[[VAE, Tensor], ElboTerms] | None = None
+        if objective.made_by:
+            self.training_terms = objective.load()
 
-    def _save_pretrained(self, save_directory: Path) -> None:
-        """What `save_pretrained` turns to for the weights."""
-        write_weights(self.state_dict(), save_directory)
+    # What a kind of model is.
 
-    @classmethod
-    def _from_pretrained(
-        cls,
-        *,
-        model_id: str,
-        revision: str | None,
-        cache_dir: str | Path | None,
-        force_download: bool,
-        local_files_only: bool,
-        token: str | bool | None,
-        map_location: str = "cpu",
-        strict: bool = True,
-        **settings: Any,
-    ) -> "VAE":
-        """What `from_pretrained` turns to; shards are read, pickles are not."""
-        directory = model_id
-        if not os.path.isdir(model_id):
-            directory = snapshot_download(
-                model_id,
-                revision=revision,
-                cache_dir=cache_dir,
-                force_download=force_download,
-                local_files_only=local_files_only,
-                token=token,
-                allow_patterns=["model*.safetensors", INDEX],
-            )
-        try:
-            weights = read_weights(directory)
-            check_weights(weights, lambda: cls(**settings), strict)
-        except BadWeights as error:
-            raise UserError(f"{model_id}: {error}; ask the model's authors for its files") from None
-        model = cls(**settings)
-        model.load_state_dict(weights, strict=strict)
-        return model.to(map_location).eval()
+    @property
+    @abstractmethod
+    def latents(self) -> list[Latent]:
+        """Of all layers, l = 1 first."""
 
     @abstractmethod
     def infer(self, images: Tensor, temperature: Tensor | None) -> Inference:
@@ -113,8 +83,19 @@ class VAE(nn.Module, PyTorchModelHubMixin, ABC):
             Parameters of the likelihood, (B, P, S, S).
         """
 
+    @abstractmethod
+    def fit_codebooks(self, images: Tensor) -> None:
+        """Set codebooks from the posteriors of uint8 images, one layer after the other."""
+
+    @property
+    def trainable(self) -> nn.Module:
+        """The part that training changes."""
+        return self
+
+    # What all kinds do with it.
+
     def forward(self, images: Tensor, temperature: Tensor | None = None) -> ElboTerms:
-        """The terms of the ELBO, Eq. (5).
+        """The terms of the ELBO, Eq. (5); in training, those of the model's objective.
 
         Args:
             images: uint8, (B, 3, S, S).
@@ -127,15 +108,17 @@ class VAE(nn.Module, PyTorchModelHubMixin, ABC):
             UserError: the images are of another kind or size, or the weights not float32.
         """
         self._check_input(images)
+        if temperature is not None and self.training_terms:
+            return self.training_terms(self, images)
         inference = self.infer(images, temperature)
         draws = inference.draws
-        ratios = [draw.log_ratio for draw in draws]
-        penalties = [draw.penalty for draw in draws if draw.penalty is not None]
+        ratios = [draw.log_ratio for draw in draws if draw.log_ratio is not None]
+        losses = [draw.vq_loss for draw in draws if draw.vq_loss is not None]
         return ElboTerms(
             log_likelihood=self.likelihood.log_prob(images, inference.parameters),
             kl_maps=tuple(draw.kl for draw in draws),
-            log_ratio=None if ratios[0] is None else sum(ratios),
-            penalty=sum(penalties) if penalties else None,
+            log_ratio=total(ratios) if len(ratios) == len(draws) else None,
+            vq_loss=total(losses) if losses else None,
             codes=tuple(draw.codes for draw in draws),
             prior_entropies=tuple(draw.prior_entropy for draw in draws),
         )
@@ -165,7 +148,7 @@ class VAE(nn.Module, PyTorchModelHubMixin, ABC):
         return self.likelihood.mean(self.infer(images, None).parameters)
 
     def _check_input(self, images: Tensor) -> None:
-        check_pixels(images, self.config.image_size)
+        check_pixels(images, self.settings.image_size)
         self._check_precision()
 
     def _check_precision(self) -> None:
@@ -178,10 +161,11 @@ class VAE(nn.Module, PyTorchModelHubMixin, ABC):
                 " speed is wanted"
             )
 
-    @property
-    def trained(self) -> nn.Module:
-        """The part that training changes."""
-        return self
+    def fast_parameters(self) -> Iterator[nn.Parameter]:
+        """Those that learn at the codebooks' rate."""
+        for latent in self.latents:
+            yield from latent.fast_parameters()
+        yield from self.likelihood.fast_parameters()
 
     @torch.no_grad()
     def initialise(self, images: Tensor) -> None:
@@ -194,60 +178,77 @@ class VAE(nn.Module, PyTorchModelHubMixin, ABC):
         one = torch.ones((), device=images.device)
         was_training = self.training
         self.eval()  # moving averages wait for the first training step
-        data_dependent_init(self.trained, lambda: self.infer(images, one))
-        if self.config.codebook_init == "kmeans":
-            self._init_codebooks(images)
+        data_dependent_init(self.trainable, lambda: self.infer(images, one))
+        if self.settings.latent.starts_from_features:
+            self.fit_codebooks(images)
         self.train(was_training)
 
-    def _init_codebooks(self, images: Tensor) -> None:
-        """Codebooks from the features that reach them, one layer after the other, top first."""
+    # Saving and loading, for huggingface_hub.
 
-        def fit(latent: nn.Module, inputs: tuple) -> None:
-            posterior = inputs[0]
-            latent.codebook.kmeans_(posterior.permute(0, 2, 3, 1).flatten(0, 2))
-            if isinstance(latent, NearestLatent):  # or its averages would pull the codes back
-                latent.average.reset(latent.codebook)
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """What `save_pretrained` turns to."""
+        save_model(self, save_directory)
 
-        latents = [m for m in self.trained.modules() if hasattr(m, "codebook")]
-        hooks = [latent.register_forward_pre_hook(fit) for latent in latents]
-        try:
-            self.infer(images, torch.ones((), device=images.device))
-        finally:
-            for hook in hooks:
-                hook.remove()
-
-
-def codebook_latent(config: ModelConfig, layer: int, prior: str) -> CodebookLatent:
-    """Relaxed latents of one layer (0 is l = 1)."""
-    codebook = Codebook(
-        config.codes_per_layer[layer], config.code_size, config.covariance, config.codebook_init
-    )
-    kind = StochasticallyQuantizedLatent if config.covariance == "shared" else CodebookLatent
-    return kind(codebook, prior, config.sample)
-
-
-def nearest_latent(config: ModelConfig, layer: int = 0) -> NearestLatent:
-    """The VQ-VAE's latents of one layer (0 is l = 1)."""
-    K = config.codes_per_layer[layer]
-    codebook = Codebook(K, config.code_size, "fixed", config.codebook_init)
-    return NearestLatent(
-        codebook,
-        config.codebook_update,
-        config.commitment,
-        config.codebook_decay,
-        config.restart_below,
-    )
+    @classmethod
+    def _from_pretrained(
+        cls,
+        *,
+        model_id: str,
+        revision: str | None,
+        cache_dir: str | Path | None,
+        force_download: bool,
+        local_files_only: bool,
+        token: str | bool | None,
+        map_location: str = "cpu",
+        strict: bool = True,
+        **_kwargs: Any,
+    ) -> VAE:
+        """What `from_pretrained` turns to; shards are read, pickles are not."""
+        directory = model_id
+        if not os.path.isdir(model_id):
+            directory = snapshot_download(
+                model_id,
+                revision=revision,
+                cache_dir=cache_dir,
+                force_download=force_download,
+                local_files_only=local_files_only,
+                token=token,
+                allow_patterns=FILES,
+            )
+        model = load_model(directory, strict)
+        if not isinstance(model, cls):
+            raise UserError(f"{model_id} is a {type(model).__name__}; call its from_pretrained")
+        return model.to(map_location)
 
 
-def gaussian_latent(config: ModelConfig, learnt_prior: bool) -> GaussianLatent:
-    """The Spatial-VAE's latents."""
-    return GaussianLatent(config.code_size, learnt_prior)
+def build_likelihood(settings: ModelSettings) -> Likelihood:
+    """The likelihood that a model's settings name."""
+    kind = LIKELIHOODS[settings.likelihood.kind].load()
+    return kind.from_settings(settings.likelihood)
 
 
-__all__ = [
-    "VAE",
-    "Inference",
-    "codebook_latent",
-    "gaussian_latent",
-    "nearest_latent",
-]
+def build_latent(settings: ModelSettings, layer: int, learnt_prior: bool) -> Latent:
+    """The latents of a layer (0 is l = 1) that a model's settings name."""
+    kind = LATENTS[settings.latent.kind].load()
+    return kind.from_settings(settings.latent, layer, learnt_prior)
+
+
+def total(parts: Sequence[Tensor]) -> Tensor:
+    """The sum of one tensor or more, first to last."""
+    return sum(parts[1:], parts[0])
+
+
+L = TypeVar("L", bound=Latent)
+
+
+def only(kind: type[L], latents: Sequence[Latent]) -> list[L]:
+    """The same latents, which must be of a kind: what asks for codes gets codes.
+
+    Raises:
+        UserError: those of a layer are not.
+    """
+    found = [latent for latent in latents if isinstance(latent, kind)]
+    if len(found) < len(latents):
+        have = ", ".join(sorted({type(latent).__name__ for latent in latents}))
+        raise UserError(f"a model of {have} has no {kind.__name__} in every layer; choose another")
+    return found

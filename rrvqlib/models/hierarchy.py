@@ -1,86 +1,87 @@
-"""The hierarchical VAE of Section 3 for any pyramid: RRVQ-VAE, its Gaussian twin, its rivals."""
+"""The hierarchical VAE of Section 3 for any pyramid and any kind of latents."""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
-from rrvqlib.configs import ModelConfig
-from rrvqlib.decoder import TopDown, TopDownLayer
-from rrvqlib.encoder import BottomUp
-from rrvqlib.latents import LatentDraw
-from rrvqlib.likelihoods import pixels_to_reals
-from rrvqlib.models.base import (
-    VAE,
-    Inference,
-    codebook_latent,
-    gaussian_latent,
-    nearest_latent,
-)
-from rrvqlib.rivals.binary import BinaryLatent
+from rrvqlib.latents.base import Latent
+from rrvqlib.likelihoods.base import pixels_to_reals
+from rrvqlib.models.base import VAE, Inference, build_latent, build_likelihood
+from rrvqlib.models.top_down import TopDown, TopDownLayer
+from rrvqlib.nets.encoder import BottomUp
+from rrvqlib.settings.model import ModelSettings
 
 
 class HierarchicalVAE(VAE):
     """L layers of latents, Eq. (3)-(5) and Fig. C.3."""
 
-    def __init__(self, config: ModelConfig):
-        super().__init__(config)
-        self.bottom_up = BottomUp(
-            config.image_size, config.pyramid, config.channels, config.blocks, config.init_scale
-        )
-        grids = (*config.pyramid, config.pyramid[-1])  # the learnt vector has the top's grid
-        layers = [
-            TopDownLayer(
-                self._latent(config, index),
-                config.channels,
-                grid // above,
-                config.blocks,
-                config.ladder_blocks,
-                config.decoder_input,
-                config.init_scale,
+    def __init__(self, settings: ModelSettings):
+        super().__init__(settings)
+        self.likelihood = build_likelihood(settings)
+        C, scale, pyramid = settings.channels, settings.init_scale, settings.pyramid
+        self.encoder = BottomUp(settings.image_size, pyramid, C, settings.blocks, scale)
+        grids = (*pyramid, pyramid[-1])  # the learnt vector has the top's grid
+        layers = []
+        for index, (grid, above) in enumerate(pairwise(grids)):
+            is_top = index == settings.layers - 1
+            learnt_prior = not (is_top and settings.top_prior == "uniform")
+            layers.append(
+                TopDownLayer(
+                    build_latent(settings, index, learnt_prior),
+                    C,
+                    grid // above,
+                    settings.blocks,
+                    settings.ladder_blocks,
+                    settings.decoder_input,
+                    scale,
+                )
             )
-            for index, (grid, above) in enumerate(zip(grids, grids[1:], strict=False))
-        ]
-        self.top_down = TopDown(
-            layers,
-            config.image_size,
-            config.pyramid,
-            config.channels,
-            self.likelihood.parameter_channels,
-            config.init_scale,
-        )
+        outputs = self.likelihood.parameter_channels
+        self.decoder = TopDown(layers, settings.image_size, pyramid, C, outputs, scale)
 
-    @staticmethod
-    def _latent(config: ModelConfig, index: int) -> nn.Module:
-        uniform = config.top_prior == "uniform" and index == config.layers - 1
-        match config.latent:
-            case "gaussian":
-                return gaussian_latent(config, learnt_prior=not uniform)
-            case "binary":
-                return BinaryLatent(config.code_size, learnt_prior=not uniform)
-            case "nearest":
-                return nearest_latent(config, index)
-        return codebook_latent(config, index, "uniform" if uniform else config.prior)
+    @property
+    def layers(self) -> list[TopDownLayer]:
+        """l = 1 first."""
+        return list(self.decoder.layers)  # type: ignore[arg-type]
+
+    @property
+    def latents(self) -> list[Latent]:
+        return [layer.latent for layer in self.layers]
+
+    # Posterior, prior, user: only the source of the vectors differs.
 
     def infer(self, images: Tensor, temperature: Tensor | None) -> Inference:
-        features = self.bottom_up(pixels_to_reals(images))
-        draws: list[LatentDraw] = []
-
-        def from_posterior(index: int, layer: TopDownLayer, state: Tensor) -> Tensor:
-            state, draw = layer(features[index], state, temperature)
+        features = self.encoder(pixels_to_reals(images))  # l = 1 first
+        state, draws = self.decoder.top(len(images)), []
+        for layer, feature in zip(reversed(self.layers), reversed(features), strict=True):
+            state, draw = layer(feature, state, temperature)
             draws.append(draw)
-            return state
-
-        parameters = self.top_down.descend(len(images), from_posterior)
-        return Inference(parameters, draws[::-1])  # reached top first, kept l = 1 first
+        return Inference(self.decoder.head(state), draws[::-1])
 
     def decode_prior(
         self, batch: int, temperature: float = 1.0, keep: Sequence[Tensor] = ()
     ) -> Tensor:
-        first_kept = self.config.layers - len(keep)
+        state, kept = self.decoder.top(batch), list(keep)
+        for layer in reversed(self.layers):
+            prior = layer.prior(state)
+            vectors = kept.pop() if kept else layer.latent.sample(prior, temperature)
+            state = layer.decode(state, vectors)
+        return self.decoder.head(state)
 
-        def from_prior(index: int, layer: TopDownLayer, state: Tensor) -> Tensor:
-            if index >= first_kept:
-                return keep[index - first_kept]
-            return layer.latent.sample(layer.prior(state), temperature)
+    def decode(self, vectors: Sequence[Tensor]) -> Tensor:
+        """Code vectors (B, D, H, W) of all layers, l = 1 first -> the likelihood's parameters."""
+        state = self.decoder.top(len(vectors[0]))
+        for layer, vector in zip(reversed(self.layers), reversed(vectors), strict=True):
+            state = layer.decode(state, vector)
+        return self.decoder.head(state)
 
-        return self.top_down(batch, from_prior)
+    def fit_codebooks(self, images: Tensor) -> None:
+        features = self.encoder(pixels_to_reals(images))
+        state, one = self.decoder.top(len(images)), torch.ones((), device=images.device)
+        for layer, feature in zip(reversed(self.layers), reversed(features), strict=True):
+            layer.latent.start_from(layer.posterior(feature, state))
+            state, _ = layer(feature, state, one)

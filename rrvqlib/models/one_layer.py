@@ -1,77 +1,70 @@
 """One layer of latents between an encoder and a decoder: the models of Appendices B and H."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from rrvqlib.configs import ModelConfig
-from rrvqlib.decoder import ConvDecoder, MLPDecoder
-from rrvqlib.encoder import ConvEncoder, MLPEncoder
-from rrvqlib.likelihoods import pixels_to_reals
-from rrvqlib.models.base import (
-    VAE,
-    Inference,
-    codebook_latent,
-    gaussian_latent,
-    nearest_latent,
-)
+from rrvqlib.latents.base import Latent
+from rrvqlib.likelihoods.base import pixels_to_reals
+from rrvqlib.models.base import VAE, Inference, build_latent, build_likelihood
+from rrvqlib.nets.decoder import ConvDecoder, MLPDecoder
+from rrvqlib.nets.encoder import ConvEncoder, MLPEncoder
+from rrvqlib.settings.model import ModelSettings
 
 
 class OneLayerVAE(VAE):
-    """Encoder, latents under a fixed prior, decoder."""
+    """Encoder, latents under a fixed prior, decoder.
 
-    def __init__(self, config: ModelConfig, latent: nn.Module):
-        super().__init__(config)
-        self.latent = latent
-        size, grid, channels, blocks = (
-            config.image_size,
-            config.pyramid[0],
-            config.channels,
-            config.blocks,
-        )
-        inputs, outputs = latent.vector_size, latent.posterior_size
+    With the latents `nearest` it is a VQ-VAE, with `relaxed` a relaxed VQ-VAE, with `gaussian` a
+    Spatial-VAE.
+    """
+
+    def __init__(self, settings: ModelSettings):
+        super().__init__(settings)
+        self.likelihood = build_likelihood(settings)
+        self.latent = build_latent(settings, 0, learnt_prior=False)
+        size, grid = settings.image_size, settings.pyramid[0]
+        channels, blocks = settings.channels, settings.blocks
+        inputs, outputs = self.latent.vector_size, self.latent.posterior_size
         pixels = self.likelihood.parameter_channels
-        if config.network == "mlp":
+        if settings.network == "mlp":
             self.encoder = MLPEncoder(size, grid, channels, blocks, outputs)
             self.decoder = MLPDecoder(size, grid, channels, blocks, inputs, pixels)
         else:
-            scale = config.init_scale
+            scale = settings.init_scale
             self.encoder = ConvEncoder(size, grid, channels, blocks, outputs, scale)
             self.decoder = ConvDecoder(size, grid, channels, blocks, inputs, pixels, scale)
 
-    def _no_parameters(self, batch: int) -> Tensor:
-        grid = self.config.pyramid[0]
+    @property
+    def latents(self) -> list[Latent]:
+        return [self.latent]
+
+    def prior(self, batch: int) -> Tensor:
+        """The fixed prior's parameters, none: (B, 0, H, W)."""
+        grid = self.settings.pyramid[0]
         return torch.empty(batch, 0, grid, grid, device=next(self.parameters()).device)
 
+    def encode(self, images: Tensor) -> Tensor:
+        """uint8 images (B, 3, S, S) -> parameters of the posterior (B, Q, H, W)."""
+        return self.encoder(pixels_to_reals(images))
+
+    def decode(self, vectors: Sequence[Tensor]) -> Tensor:
+        """Code vectors (B, D, H, W) of the one layer -> the likelihood's parameters."""
+        (vector,) = vectors
+        return self.decoder(vector)
+
     def infer(self, images: Tensor, temperature: Tensor | None) -> Inference:
-        features = self.encoder(pixels_to_reals(images))
-        draw = self.latent(features, self._no_parameters(len(images)), temperature)
+        draw = self.latent.draw(self.encode(images), self.prior(len(images)), temperature)
         return Inference(self.decoder(draw.vectors), [draw])
 
     def decode_prior(
         self, batch: int, temperature: float = 1.0, keep: Sequence[Tensor] = ()
     ) -> Tensor:
-        vectors = keep[0] if keep else self.latent.sample(self._no_parameters(batch), temperature)
+        vectors = keep[0] if keep else self.latent.sample(self.prior(batch), temperature)
         return self.decoder(vectors)
 
-
-class VQVAE(OneLayerVAE):
-    """Nearest codes, Eq. (1) (Oord et al. 2017)."""
-
-    def __init__(self, config: ModelConfig):
-        super().__init__(config, nearest_latent(config))
-
-
-class RelaxedVQVAE(OneLayerVAE):
-    """Relaxed codes, Eq. (2); with learnt variances, Eq. (6)."""
-
-    def __init__(self, config: ModelConfig):
-        super().__init__(config, codebook_latent(config, 0, "uniform"))
-
-
-class SpatialVAE(OneLayerVAE):
-    """Gaussian latents laid out in space (App. B)."""
-
-    def __init__(self, config: ModelConfig):
-        super().__init__(config, gaussian_latent(config, learnt_prior=False))
+    def fit_codebooks(self, images: Tensor) -> None:
+        self.latent.start_from(self.encode(images))

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from rrvqlib.convolutions import ResidualBlock
 from rrvqlib.errors import UserError
-from rrvqlib.models import HierarchicalVAE
+from rrvqlib.models.hierarchy import HierarchicalVAE
+from rrvqlib.nets.convolutions import ResidualBlock
 
 
 def compile_layers(model: nn.Module, backend: str = "inductor") -> None:
@@ -24,8 +24,8 @@ def compile_layers(model: nn.Module, backend: str = "inductor") -> None:
     """
     pieces: list[nn.Module] = [model]
     if isinstance(model, HierarchicalVAE):
-        pieces = [m for m in model.bottom_up.modules() if isinstance(m, ResidualBlock)]
-        pieces += [*model.top_down.layers, model.top_down.head]
+        pieces = [m for m in model.encoder.modules() if isinstance(m, ResidualBlock)]
+        pieces += [*model.layers, model.decoder.head]
         share_classes(model)
         # So many kinds of one piece of code; torch gives up after eight.
         torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)

@@ -15,11 +15,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from rrvqlib.configs import ModelConfig, NamedRun, RunConfig
-from rrvqlib.elbo import training_loss
-from rrvqlib.errors import UserError
-from rrvqlib.models import VAE, build
-from rrvqlib.numerics import half_precision, uses_bf16
+from rrvqlib.models.base import VAE
+from rrvqlib.models.from_settings import build
+from rrvqlib.numerics import choose_device, half_precision, uses_bf16
+from rrvqlib.objectives.elbo import training_loss
+from rrvqlib.settings.latents import CodebookSettings
+from rrvqlib.settings.model import ModelSettings
+from rrvqlib.settings.run import NamedRun, RunSettings
 
 # Per parameter: weight, gradient, two AdaMax states and the average, in float32.
 BYTES_PER_PARAMETER = 20
@@ -34,14 +36,15 @@ class Cost:
     memory_bytes: float
     seconds_per_image: float
     device: str
-    config: RunConfig
+    settings: RunSettings
 
     @property
     def images(self) -> int:
         """Training images that the run sees; by the clock, those that its time buys here."""
-        if self.config.seconds:
-            return int(self.config.seconds / self.seconds_per_image)
-        return self.config.steps * self.config.batch_size
+        schedule = self.settings.schedule
+        if schedule.seconds:
+            return int(schedule.seconds / self.seconds_per_image)
+        return schedule.steps * self.settings.optimisation.batch_size
 
     @property
     def hours(self) -> float:
@@ -49,7 +52,7 @@ class Cost:
         return self.seconds_per_image * self.images / 3600
 
 
-def estimate(config: RunConfig) -> Cost:
+def estimate(settings: RunSettings) -> Cost:
     """Count a training pass without computing it, and time a smaller model's.
 
     The time is that of a model with one layer on each grid, scaled by FLOPs: 32 layers would take
@@ -59,24 +62,23 @@ def estimate(config: RunConfig) -> Cost:
     Raises:
         UserError: the device is not there.
     """
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: torch finds no GPU here; use --device cpu")
-    use_cuda = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
-    device = torch.device("cuda" if use_cuda else "cpu")
-    micro_batch = max(1, config.batch_size // config.grad_accumulation)
-    small = with_layers(config.model_config, 1)
+    device = choose_device(settings.machine.device)
+    on_gpu = device.type == "cuda"
+    parts = settings.machine.grad_accumulation
+    micro_batch = max(1, settings.optimisation.batch_size // parts)
+    small = with_layers(settings.model, 1)
     of_small = counted(small)
-    whole = extrapolated(config.model_config, of_small)
+    whole = extrapolated(settings.model, of_small)
     # A part of what is kept for the backward pass, such as normed weights, is the same for any n.
     activations = whole.saved_one + (whole.saved_two - whole.saved_one) * (micro_batch - 1)
     return Cost(
         whole.parameters,
         whole.flops,
         whole.parameters * BYTES_PER_PARAMETER + activations,
-        seconds_per_image(small, config.precision, device, micro_batch)
+        seconds_per_image(small, settings.machine.precision, device, micro_batch)
         * (whole.flops / of_small.flops),
-        torch.cuda.get_device_name() if use_cuda else f"CPU, {torch.get_num_threads()} threads",
-        config,
+        torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads",
+        settings,
     )
 
 
@@ -90,37 +92,39 @@ class Counts(NamedTuple):
     saved_two: int
 
 
-def with_layers(config: ModelConfig, times: int | dict[int, int]) -> ModelConfig:
+def with_layers(settings: ModelSettings, times: int | dict[int, int]) -> ModelSettings:
     """The same hierarchy with so many layers on each grid; other models as they are.
 
     Args:
-        config: of the whole.
+        settings: of the whole.
         times: layers on every grid, or side of a grid -> layers on it.
     """
-    if config.model != "hierarchy" or len(config.codes) > 1:
-        return config
-    sides = list(dict.fromkeys(config.pyramid))
+    latent = settings.latent
+    by_layer = isinstance(latent, CodebookSettings) and len(latent.codebook_size) > 1
+    if settings.kind != "hierarchy" or by_layer:
+        return settings
+    sides = list(dict.fromkeys(settings.pyramid))
     if isinstance(times, int):
         times = dict.fromkeys(sides, times)
-    return replace(config, pyramid=tuple(s for s in sides for _ in range(times[s])))
+    return replace(settings, pyramid=tuple(s for s in sides for _ in range(times[s])))
 
 
-def extrapolated(config: ModelConfig, once: Counts) -> Counts:
+def extrapolated(settings: ModelSettings, once: Counts) -> Counts:
     """The counts of a hierarchy, linear in the layers on each grid.
 
     Args:
-        config: of the whole.
+        settings: of the whole.
         once: the counts of one layer on each grid.
     """
-    layers = Counter(config.pyramid)
-    if with_layers(config, dict(layers)) != config or max(layers.values()) == 1:
-        return once if with_layers(config, 1) == config else counted(config)
+    layers = Counter(settings.pyramid)
+    if with_layers(settings, dict(layers)) != settings or max(layers.values()) == 1:
+        return once if with_layers(settings, 1) == settings else counted(settings)
     total = np.array(once)
     if len(set(layers.values())) == 1:  # one more on all grids at once
-        more = {tuple(layers): np.array(counted(with_layers(config, 2))) - once}
+        more = {tuple(layers): np.array(counted(with_layers(settings, 2))) - once}
     else:
         more = {
-            (side,): np.array(counted(with_layers(config, dict.fromkeys(layers, 1) | {side: 2})))
+            (side,): np.array(counted(with_layers(settings, dict.fromkeys(layers, 1) | {side: 2})))
             - once
             for side, times in layers.items()
             if times > 1
@@ -130,9 +134,9 @@ def extrapolated(config: ModelConfig, once: Counts) -> Counts:
     return Counts(*map(int, total))
 
 
-def counted(config: ModelConfig) -> Counts:
+def counted(settings: ModelSettings) -> Counts:
     """Count on tensors that have shapes but no contents: nothing is computed."""
-    model = build(config).to("meta")
+    model = build(settings).to("meta")
     losses: list[torch.Tensor] = []
     with CountFlops() as count:
         one = saved_bytes(model, lambda: losses.append(forward(model, 1, "meta")))
@@ -143,7 +147,7 @@ def counted(config: ModelConfig) -> Counts:
 
 def forward(model: VAE, n: int, device: torch.device | str) -> torch.Tensor:
     """The loss of n images without contents that matter."""
-    side = model.config.image_size
+    side = model.settings.image_size
     images = torch.zeros(n, 3, side, side, dtype=torch.uint8, device=device)
     return training_loss(model(images, torch.ones((), device=device)))
 
@@ -164,10 +168,10 @@ class CountFlops(TorchDispatchMode):
 
 
 def seconds_per_image(
-    config: ModelConfig, precision: str, device: torch.device, micro_batch: int
+    settings: ModelSettings, precision: str, device: torch.device, micro_batch: int
 ) -> float:
     """Of a training pass on a device."""
-    model = build(config).to(device)
+    model = build(settings).to(device)
     n = micro_batch if device.type == "cuda" else min(micro_batch, 2)
     bf16 = uses_bf16(precision, device)
 
@@ -214,27 +218,32 @@ def timed(call: Callable[[], None], use_cuda: bool) -> float:
 
 def show(name: str, run: NamedRun, cost: Cost) -> None:
     """Print a cost for people."""
-    config = cost.config
+    model, schedule, dataset = (
+        cost.settings.model,
+        cost.settings.schedule,
+        cost.settings.data.dataset,
+    )
     ceiling = ""
-    if config.model != "spatial-vae" and config.latent == "codebook":
-        ceiling = f", at most {config.rate_ceiling:.2f} bits/dim"
+    if model.rate_ceiling is not None:
+        ceiling = f", at most {model.rate_ceiling:.2f} bits/dim"
     total = cost.flops_per_image * cost.images
     rows = {
         "run": f"{name} ({run.cost}; {run.expect})",
-        "model": f"{config.model}, L={config.layers}, {config.channels} channels",
-        "latents": f"{config.latent_variables} per image{ceiling}",
+        "model": f"{model.kind} of {model.latent.kind} latents, L={model.layers}, {model.channels}"
+        " channels",
+        "latents": f"{model.positions} per image{ceiling}",
         "parameters": f"{cost.parameters / 1e6:.2f} M",
         "FLOPs": f"{cost.flops_per_image / 1e9:.2f} G per training image,"
         f" {scientific(total)} in all",
         "memory": f"about {cost.memory_bytes / 2**30:.1f} GiB",
-        "data": f"{config.dataset}, {cost.images:,} images in {config.steps:,} steps",
+        "data": f"{dataset}, {cost.images:,} images in {schedule.steps:,} steps",
         "time here": f"about {duration(cost.hours)} on {cost.device}"
         f" ({1 / cost.seconds_per_image:.3g} images/s)",
     }
-    if config.seconds:
-        rows["data"] = f"{config.dataset}, about {cost.images:,} images by the clock"
+    if schedule.seconds:
+        rows["data"] = f"{dataset}, about {cost.images:,} images by the clock"
         rows["time here"] = (
-            f"{config.seconds:g} seconds on {cost.device}"
+            f"{schedule.seconds:g} seconds on {cost.device}"
             f" ({1 / cost.seconds_per_image:.3g} images/s; set-up and scoring come off)"
         )
     for label, text in rows.items():

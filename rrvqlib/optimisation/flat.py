@@ -10,17 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
-from rrvqlib.models import VAE
+from rrvqlib.models.base import VAE
 
 
 def learning_groups(model: VAE) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """Parameters that learn at the networks' rate, and those that learn at the codebooks'."""
-    slow, fast = [], []
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            is_fast = ".codebook." in name or name.startswith("likelihood.")
-            (fast if is_fast else slow).append(parameter)
-    return slow, fast
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    fast = {id(parameter) for parameter in model.fast_parameters()}
+    return [p for p in learning if id(p) not in fast], [p for p in learning if id(p) in fast]
 
 
 class FlatWeights:

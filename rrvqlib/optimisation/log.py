@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rrvqlib.checkpoint import write_atomically
-from rrvqlib.run_folder import read_metrics
+from rrvqlib.files import write_atomically
+from rrvqlib.runs.folder import read_metrics
 
 
 class MetricsLog:

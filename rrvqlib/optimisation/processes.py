@@ -11,8 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from rrvqlib.configs import RunConfig
 from rrvqlib.numerics import choose_device
+from rrvqlib.settings.run import MachineSettings
 
 
 class Processes:
@@ -21,16 +21,16 @@ class Processes:
     Nothing else in the environment changes a run.
 
     Args:
-        config: its `device` decides where tensors live.
+        machine: its `device` decides where tensors live.
 
     Raises:
         UserError: a GPU was asked for, and there is none.
     """
 
-    def __init__(self, config: RunConfig):
+    def __init__(self, machine: MachineSettings):
         self.count = int(os.environ.get("WORLD_SIZE", "1"))
         self.rank = int(os.environ.get("RANK", "0"))
-        self.device = choose_device(config.device)
+        self.device = choose_device(machine.device)
         use_cuda = self.device.type == "cuda"
         if use_cuda:
             self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

@@ -13,9 +13,26 @@ import torch
 from torch import Tensor
 
 from rrvqlib.optimisation.step import Step
+from rrvqlib.settings.run import MachineSettings
 
 WARM_UP = 3  # steps before recording: they choose kernels, allocate, and compile what is compiled
 SEED, OTHER_SEED = 1, 2  # of the self-check
+
+
+def records_steps(machine: MachineSettings, device: torch.device, processes: int) -> bool:
+    """Whether steps are recorded as a CUDA graph; where that was asked for and cannot be, says so.
+
+    Args:
+        machine: settings of the run.
+        device: where it computes.
+        processes: that share it.
+    """
+    if device.type != "cuda":
+        if machine.cuda_graphs == "true":
+            print("--cuda_graphs true: there is no GPU, steps are not recorded", file=sys.stderr)
+        return False
+    can = processes == 1 and machine.grad_accumulation == 1
+    return can and machine.cuda_graphs != "false"
 
 
 def cuda_graph(step: Step) -> Callable[[], None]:

@@ -11,15 +11,20 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from rrvqlib.configs import RunConfig
-from rrvqlib.elbo import bits_per_dim, training_loss
-from rrvqlib.embeddings import MAX_LOG_VARIANCE, Codebook
-from rrvqlib.models import VAE
+from rrvqlib.latents.codebook import MAX_LOG_VARIANCE
+from rrvqlib.models.base import VAE
 from rrvqlib.numerics import half_precision
+from rrvqlib.objectives.elbo import bits_per_dim, training_loss
 from rrvqlib.optimisation.adamax import OPTIMIZERS
 from rrvqlib.optimisation.dials import Dials, Statistics
 from rrvqlib.optimisation.flat import FlatWeights
-from rrvqlib.optimisation.schedules import ImageOrder
+from rrvqlib.optimisation.order import ImageOrder
+from rrvqlib.settings.run import MachineSettings, RunSettings
+
+
+def layout(machine: MachineSettings) -> torch.memory_format:
+    """How images and convolutions lie in memory."""
+    return torch.channels_last if machine.channels_last else torch.contiguous_format
 
 
 class Step:
@@ -28,7 +33,7 @@ class Step:
     Args:
         model: learns; its parameters become views of one vector.
         images: all training images, uint8 (N, 3, S, S), on the model's device.
-        config: of the run.
+        settings: of the run.
         rank, processes: which share of a step's images is this process's.
         bf16: whether networks compute in bfloat16 (autocast).
         all_mean: average of a tensor over the processes.
@@ -38,27 +43,32 @@ class Step:
         self,
         model: VAE,
         images: Tensor,
-        config: RunConfig,
+        settings: RunSettings,
         rank: int = 0,
         processes: int = 1,
         bf16: bool = False,
         all_mean: Callable[[Tensor], Tensor] = lambda values: values,
     ):
-        self.config, self.images, self.all_mean, self.bf16 = config, images, all_mean, bf16
+        self.settings, self.parts = settings.optimisation, settings.machine.grad_accumulation
+        self.images, self.all_mean, self.bf16 = images, all_mean, bf16
         self.device = images.device
         self.rank, self.processes = rank, processes
-        self.layout = torch.channels_last if config.channels_last else torch.contiguous_format
+        self.layout = layout(settings.machine)
         self.model = model
-        self.average = FlatWeights(deepcopy(model)) if config.ema else None
+        self.average = FlatWeights(deepcopy(model)) if self.settings.ema_decay else None
         self.weights = FlatWeights(model)
-        self.optimizer = OPTIMIZERS[config.optimizer](self.weights.values, self.weights.sizes)
-        self.order = ImageOrder(len(images), config, self.device)
+        optimizer = OPTIMIZERS[self.settings.optimizer]
+        self.optimizer = optimizer(self.weights.values, self.weights.sizes)
+        self.order = ImageOrder(
+            len(images), self.settings.batch_size, self.settings.seed, self.device
+        )
         self.dials, self.statistics = Dials(self.device), Statistics(self.device)
         self.buffers = list(model.buffers())
         self.log_variances = [
-            m.raw_log_variances
-            for m in model.trained.modules()
-            if isinstance(m, Codebook) and m.raw_log_variances is not None
+            parameter
+            for latent in model.latents
+            for parameter in latent.log_variances()
+            if parameter.requires_grad
         ]
         self.run_model: torch.nn.Module = model
         if processes > 1:
@@ -78,15 +88,14 @@ class Step:
 
     def __call__(self) -> None:
         """One step, or a skipped one, which changes nothing but the count of those."""
-        config = self.config
         moving = [*self.buffers, self.weights.resting]  # moved by the forward pass: averages
         before = [tensor.clone() for tensor in moving]
         self.weights.clear()
         loss, largest_kl = self.backward()
-        norm = self.weights.gather(config.max_grad_norm or math.inf)
+        norm = self.weights.gather(self.settings.max_grad_norm or math.inf)
         loss, norm, largest_kl = self.all_mean(torch.stack([loss, norm, largest_kl])).unbind()
         # One bad batch can undo hours at 32 layers.
-        wanted = self.statistics.trusts(loss, norm, config.skip_above)
+        wanted = self.statistics.trusts(loss, norm, self.settings.grad_skip_factor)
         self.optimizer.step(self.weights.gradient, self.dials.rates, wanted)
         self.project()
         for tensor, old in zip(moving, before, strict=True):
@@ -97,12 +106,12 @@ class Step:
     def micro_batches(self) -> list[Tensor]:
         """This process's uint8 images of the step, in `grad_accumulation` parts."""
         indices = self.order.indices().chunk(self.processes)[self.rank]
-        parts = indices.chunk(self.config.grad_accumulation)
+        parts = indices.chunk(self.parts)
         return [self.images[part].contiguous(memory_format=self.layout) for part in parts]
 
     def backward(self) -> tuple[Tensor, Tensor]:
         """Forward and backward; the loss in bits per dim and the largest KL of a layer in nats."""
-        config, parts = self.config, self.micro_batches()
+        settings, parts = self.settings, self.micro_batches()
         losses, kls = [], []
         for number, images in enumerate(parts, start=1):
             waits = self.processes > 1 and number < len(parts)
@@ -112,11 +121,11 @@ class Step:
                 nats = training_loss(
                     terms,
                     self.dials.kl_weight,
-                    config.free_nats,
-                    config.free_nats_group,
+                    settings.free_nats,
+                    settings.free_nats_group,
                     self.all_mean,
                 )
-                loss = bits_per_dim(-nats, config.dims) / len(parts)
+                loss = bits_per_dim(-nats, self.model.settings.dims) / len(parts)
                 loss.backward()
             losses.append(loss.detach())
             kls.append(terms.kl.detach().mean(0).max() / len(parts))
@@ -135,7 +144,7 @@ class Step:
         if self.average is None:
             return
         count = self.optimizer.count - 1  # of the wanted steps before this one
-        decay = ((1 + count) / (10 + count)).clamp(max=self.config.ema)
+        decay = ((1 + count) / (10 + count)).clamp(max=self.settings.ema_decay)
         weight = torch.where(count == 0, 1.0, 1 - decay)
         weight = torch.where(wanted, weight, 0.0).to(self.weights.values.dtype)
         self.average.values.lerp_(self.weights.values, weight)

@@ -1,0 +1,66 @@
+"""Dataset name -> uint8 images (N, 3, H, W) in three fixed splits.
+
+`load("photos")` and `load("swatches")` need no download. No data file is ever unpickled.
+"""
+
+# Not `load.py`: once imported, a module of that name would hide the function in `rrvqlib.data`.
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+
+from rrvqlib.data.pixels import MAX_PIXELS
+from rrvqlib.data.registry import DATASETS
+from rrvqlib.data.splits import Splits
+from rrvqlib.errors import UserError
+
+
+def load(dataset: str, data_dir: str | Path = "data", image_size: int | None = None) -> Splits:
+    """Load a data set with its fixed splits; the same call gives the same tensors each time.
+
+    Args:
+        dataset: a key of `DATASETS`, with a path in place of PATH.
+        data_dir: folder that downloads are kept in; made when something is downloaded.
+        image_size: H = W in pixels; None is the data set's own size. Only `swatches`, `photos`
+            and `folder:PATH` come in more than one size; no other data set is resized.
+
+    Raises:
+        UserError: no such data set, no such size, or its files are missing, damaged or of the
+            wrong kind; the message says what to do.
+    """
+    if image_size is not None and image_size < 1:
+        raise UserError(f"image_size is {image_size}; it must be at least 1")
+    if image_size is not None and image_size**2 > MAX_PIXELS:
+        raise UserError(f"image_size is {image_size}; more than {MAX_PIXELS} pixels an image")
+    name = _name_of(dataset)
+    if name not in DATASETS:
+        raise UserError(f"there is no data set {dataset!r}; choose one of {', '.join(DATASETS)}")
+    place = path_of(dataset)
+    if place is None:
+        if name.endswith(":PATH"):
+            raise UserError(f"{dataset!r} names no path; write {name}")
+        place = Path(data_dir)
+    module, _, function = DATASETS[name].loader.partition(":")
+    return getattr(import_module(module), function)(place, image_size)
+
+
+def path_of(dataset: str) -> Path | None:
+    """PATH of `folder:PATH` and `npz:PATH`; None for the data sets that have a name alone.
+
+    Raises:
+        UserError: it begins with ~ and the name of a user whom the system does not know.
+    """
+    _, _, path = dataset.partition(":")
+    if _name_of(dataset) not in DATASETS or not path:
+        return None
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"{path}: there is no such user; write the path out") from None
+
+
+def _name_of(dataset: str) -> str:
+    """The key that `DATASETS` would have it under: `npz:PATH` for `npz:images.npz`."""
+    kind, colon, _ = dataset.partition(":")
+    return f"{kind}:PATH" if colon else kind

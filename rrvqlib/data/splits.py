@@ -1,0 +1,75 @@
+"""What every data set comes as: uint8 images in three splits, always the same ones."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import Tensor
+
+from rrvqlib.errors import UserError
+
+SPLITS = ("train", "valid", "test")
+DEFAULT_SIZE = 32  # pixels a side, of the data sets that come in more than one size
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """The images of a data set, uint8 (N, 3, H, W) with H = W, N differing between splits."""
+
+    train: Tensor
+    valid: Tensor
+    test: Tensor
+    name: str  # as given to `load`, files and folders without the path to them
+    description: str  # one sentence: what the images are, how they were split
+
+    @property
+    def image_size(self) -> int:
+        """H = W, in pixels."""
+        return self.train.shape[-1]
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the pixels of all splits and their sizes, 32 hexadecimal digits (1 s for 1 GB)."""
+        sha = hashlib.blake2b(digest_size=16)
+        for split in SPLITS:
+            images = getattr(self, split)
+            sha.update(f"{split}{tuple(images.shape)}".encode())
+            for part in images.split(4096):
+                sha.update(part.contiguous().numpy().data)
+        return sha.hexdigest()
+
+    def __getitem__(self, split: str) -> Tensor:
+        """The images of one split, uint8 (N, 3, H, W).
+
+        Raises:
+            UserError: there is no split of this name.
+        """
+        if split not in SPLITS:
+            raise UserError(f"there is no split {split!r}; choose one of {', '.join(SPLITS)}")
+        return getattr(self, split)
+
+
+def check_image_size(name: str, actual: int, wanted: int | None) -> None:
+    """Images are never resized behind the reader's back: it would change the score.
+
+    Args:
+        name: of the data set or its file, for the message.
+        actual: H = W of its images, in pixels.
+        wanted: what the user asked for; None takes what there is.
+
+    Raises:
+        UserError: the two differ.
+    """
+    if wanted is not None and wanted != actual:
+        raise UserError(
+            f"the images of {name} are {actual}x{actual}, not {wanted}x{wanted}, and are not "
+            f"resized; pass image_size {actual}, or none at all"
+        )
+
+
+def last_tenth(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Training images (N, 3, H, W) in official order -> the first nine tenths, the last tenth."""
+    count = max(1, len(images) // 10)
+    return images[:-count], images[-count:]

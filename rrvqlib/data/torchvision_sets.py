@@ -1,0 +1,192 @@
+"""CIFAR-10, SVHN and CelebA, fetched by torchvision when first used; nothing is unpickled."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rrvqlib.data.npz import load_npz
+from rrvqlib.data.splits import SPLITS, Splits, check_image_size, last_tenth
+from rrvqlib.errors import UserError
+
+CIFAR10_FOLDER = "cifar-10-batches-bin"
+CIFAR10_ARCHIVE = "cifar-10-binary.tar.gz"
+CIFAR10_URL = f"https://www.cs.toronto.edu/~kriz/{CIFAR10_ARCHIVE}"
+CIFAR10_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
+CIFAR10_BATCH_SIZE = 10_000  # images in a file
+CIFAR10_TRAIN = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
+CIFAR10_TEST = "test_batch.bin"
+
+
+def load_cifar10(place: Path, image_size: int | None) -> Splits:
+    """CIFAR-10, 45,000, 5,000 and 10,000 images of 32x32.
+
+    Args:
+        place: folder that the download is kept in; made if there is none.
+        image_size: 32 or None.
+
+    Raises:
+        UserError: another size, no download, or a damaged file.
+    """
+    check_image_size("cifar10", 32, image_size)
+    # Not torchvision.datasets.CIFAR10: it unpickles its files, and a pickle can run any code.
+    # The same images are published as plain bytes.
+    folder = place / CIFAR10_FOLDER
+    if not all((folder / file).is_file() for file in (*CIFAR10_TRAIN, CIFAR10_TEST)):
+        with _fetching("CIFAR-10", place, CIFAR10_ARCHIVE):
+            from rrvqlib.data.torchvision_import import torchvision
+
+            # A type checker takes `torchvision.datasets.utils` for a function.
+            utils = import_module(".utils", torchvision.datasets.__name__)
+            utils.download_and_extract_archive(CIFAR10_URL, place, md5=CIFAR10_MD5)
+    train, valid = last_tenth(torch.cat([_read_cifar10(folder / f) for f in CIFAR10_TRAIN]))
+    return Splits(
+        train=train,
+        valid=valid,
+        test=_read_cifar10(folder / CIFAR10_TEST),
+        name="cifar10",
+        description="CIFAR-10; validation images are the last 5,000 training images in official "
+        "order.",
+    )
+
+
+def _read_cifar10(path: Path) -> Tensor:
+    """A file of records, one label byte and 3 x 32 x 32 pixel bytes each -> (N, 3, 32, 32)."""
+    try:
+        records = np.fromfile(path, dtype=np.uint8)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error}); download it again") from error
+    expected = CIFAR10_BATCH_SIZE * (1 + 3 * 32 * 32)
+    if len(records) != expected:
+        raise UserError(
+            f"{path} has {len(records)} bytes, not {expected}; remove the folder {path.parent} "
+            "and run again"
+        )
+    pixels = records.reshape(CIFAR10_BATCH_SIZE, -1)[:, 1:]
+    return torch.from_numpy(pixels.reshape(-1, 3, 32, 32).copy())
+
+
+def load_svhn(place: Path, image_size: int | None) -> Splits:
+    """Street View House Numbers, 65,932, 7,325 and 26,032 images of 32x32.
+
+    Args:
+        place: folder that the download is kept in; made if there is none.
+        image_size: 32 or None.
+
+    Raises:
+        UserError: another size, no scipy, no download, or a damaged file.
+    """
+    check_image_size("svhn", 32, image_size)
+    images = {}
+    for split in ("train", "test"):
+        with _fetching("SVHN", place, "train_32x32.mat and test_32x32.mat"):
+            from rrvqlib.data.torchvision_import import torchvision
+
+            svhn = torchvision.datasets.SVHN(place, split, download=True)
+        images[split] = torch.from_numpy(np.ascontiguousarray(svhn.data))
+    train, valid = last_tenth(images["train"])
+    return Splits(
+        train=train,
+        valid=valid,
+        test=images["test"],
+        name="svhn",
+        description="Cropped digits of SVHN without its extra images; validation images are the "
+        "last tenth of the training images in official order.",
+    )
+
+
+# Left, top, right, bottom in the aligned 178x218 images: the square of 148 pixels around the face
+# that NVAE and others cut out before they resize to 64x64.
+CELEBA_BOX = (15, 40, 163, 188)
+CELEBA_SIZE = 64
+CELEBA_CACHE = "celeba-64x64.npz"
+
+
+def load_celeba(place: Path, image_size: int | None) -> Splits:
+    """CelebA faces, 162,770, 19,867 and 19,962 images of 64x64.
+
+    Args:
+        place: folder that the download and the pixels cut from it are kept in.
+        image_size: 64 or None.
+
+    Raises:
+        UserError: another size, no download, a damaged file, or no room on the disk.
+    """
+    check_image_size("celeba", CELEBA_SIZE, image_size)
+    cache = place / CELEBA_CACHE
+    if not cache.exists():
+        _write_celeba_cache(cache)
+    try:
+        splits = load_npz(cache, CELEBA_SIZE)
+    except UserError as error:
+        raise UserError(f"{error}; remove {cache} to have it made again") from error
+    return replace(
+        splits,
+        name="celeba",
+        description="CelebA faces, cut out and resized to 64x64, in the official partition.",
+    )
+
+
+def _write_celeba_cache(cache: Path) -> None:
+    """Decode the 202,599 JPEG files once (some minutes) and keep the pixels (2.5 GB)."""
+    from tqdm import tqdm
+
+    arrays = {}
+    for split in SPLITS:
+        with _fetching(
+            "CelebA", cache.parent, "the folder celeba (img_align_celeba and the .txt lists)"
+        ):
+            from PIL import Image
+
+            from rrvqlib.data.torchvision_import import torchvision
+
+            def crop(image: Image.Image) -> np.ndarray:
+                face = image.convert("RGB").crop(CELEBA_BOX)
+                size = (CELEBA_SIZE, CELEBA_SIZE)
+                return np.asarray(face.resize(size, Image.Resampling.BILINEAR))
+
+            celeba = torchvision.datasets.CelebA(
+                cache.parent, split, target_type=[], transform=crop, download=True
+            )
+            images = np.empty((len(celeba), CELEBA_SIZE, CELEBA_SIZE, 3), dtype=np.uint8)
+            bar = tqdm(range(len(celeba)), desc=f"CelebA {split}", unit="image", disable=None)
+            for index in bar:
+                images[index] = celeba[index][0]
+        arrays[f"{split}_images"] = images
+    # A kill while writing must not leave half a file under the final name.
+    partial = cache.with_name(f"{cache.name}.{os.getpid()}.partial")
+    try:
+        with open(partial, "wb") as file:
+            np.savez(file, **arrays)
+        os.replace(partial, cache)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {cache} ({error}); make room or choose another data folder"
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _fetching(name: str, data_dir: Path, files: str) -> Iterator[None]:
+    """Turn whatever goes wrong while torchvision fetches and reads a data set into a UserError."""
+    try:
+        yield
+    except ImportError as error:
+        module = error.name or "torchvision"
+        raise UserError(f"{name} needs {module}; run: pip install {module}") from error
+    # No network, no such host, a broken archive, no room, no right to write, a page in place of
+    # a file: there are too many kinds to list, and the remedy is the same.
+    except Exception as error:
+        raise UserError(
+            f"{name} is not complete in {data_dir} and could not be downloaded ({error}); "
+            f"put {files} there, or use photos, which needs no download, or npz:PATH"
+        ) from error

@@ -1,0 +1,92 @@
+"""Log-probabilities -> codes: categorical, Gumbel-softmax, straight-through, temperature."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rrvqlib.numerics import full_precision
+
+
+def gumbel_noise(like: Tensor) -> Tensor:
+    """Standard Gumbel noise of the shape, type and device of `like`.
+
+    As -log of an exponential: -log(-log(u)) is infinite when a float32 uniform returns 0,
+    and it does.
+    """
+    return torch.empty_like(like, requires_grad=False).exponential_().log_().neg_()
+
+
+def categorical(log_probabilities: Tensor, temperature: float = 1.0) -> Tensor:
+    """Codes drawn from a categorical distribution, by the Gumbel-max trick.
+
+    Args:
+        log_probabilities: (..., K), in nats.
+        temperature: of the distribution; 0 gives the most probable code.
+
+    Returns:
+        int64 (...).
+    """
+    if temperature == 0:
+        return log_probabilities.argmax(-1)
+    return (log_probabilities / temperature + gumbel_noise(log_probabilities)).argmax(-1)
+
+
+def gumbel_softmax(log_probabilities: Tensor, temperature: float | Tensor) -> Tensor:
+    """Soft one-hot samples (Jang et al. 2017; Maddison et al. 2017).
+
+    Args:
+        log_probabilities: (..., K), in nats.
+        temperature: of the relaxation; near 0 the samples become one-hot.
+
+    Returns:
+        (..., K), sums to 1 over K.
+    """
+    return ((log_probabilities + gumbel_noise(log_probabilities)) / temperature).softmax(-1)
+
+
+def mixtures(weights: Tensor, means: Tensor) -> Tensor:
+    """Means weighted and summed, in full precision also under autocast: (..., K), (K, D)."""
+    with full_precision(weights.device):
+        return weights @ means
+
+
+def soft_vectors(
+    log_probabilities: Tensor, means: Tensor, temperature: float | Tensor
+) -> tuple[Tensor, Tensor]:
+    """Mixtures of code vectors, weighted by a Gumbel-softmax sample.
+
+    Args:
+        log_probabilities: (..., K), in nats.
+        means: (K, D).
+        temperature: of the relaxation.
+
+    Returns:
+        vectors (..., D), and the codes that weigh most, int64 (...).
+    """
+    weights = gumbel_softmax(log_probabilities, temperature)
+    return mixtures(weights, means), weights.argmax(-1)
+
+
+def straight_through_vectors(
+    log_probabilities: Tensor, means: Tensor, temperature: float | Tensor
+) -> tuple[Tensor, Tensor]:
+    """Vectors of sampled codes, with the gradient of the soft sample for the probabilities.
+
+    The value is that of a true categorical sample at every temperature. The codebook gets the
+    gradient of the code that was used.
+
+    Args:
+        log_probabilities: (..., K), in nats.
+        means: (K, D).
+        temperature: of the relaxation whose gradient is used.
+
+    Returns:
+        vectors (..., D), and their codes, int64 (...).
+    """
+    weights = gumbel_softmax(log_probabilities, temperature)
+    codes = weights.argmax(-1)
+    relaxed = mixtures(weights, means.detach())
+    return F.embedding(codes, means) + (relaxed - relaxed.detach()), codes
+
+
+RELAXATIONS = {"straight-through": straight_through_vectors, "soft": soft_vectors}

@@ -1,0 +1,41 @@
+"""What the layers above say of a layer -> log-probabilities over its K codes."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from rrvqlib.latents.codebook import Codebook
+from rrvqlib.latents.responsibilities import log_responsibilities
+from rrvqlib.numerics import at_least_float32, full_precision
+
+PRIORS = ("embedding", "direct", "uniform")
+
+
+def parameters_per_variable(prior: str, codebook: Codebook) -> int:
+    """How many numbers a network must output for each latent variable: D, K or none."""
+    K, D = codebook.means.shape
+    return {"embedding": D, "direct": K, "uniform": 0}[prior]
+
+
+def log_prior(prior: str, parameters: Tensor, codebook: Codebook) -> Tensor:
+    """Log-probabilities of the codes given the layers above, Eq. (3).
+
+    Args:
+        prior: `embedding`, responsibilities in the codebook of the posterior, Eq. (7);
+            `direct`, a softmax of raw logits ("Direct-Cat" of Table G.1); `uniform`.
+        parameters: (..., D) embeddings, (..., K) logits, or (..., 0) for `uniform`.
+        codebook: of the layer.
+
+    Returns:
+        (..., K) float32, in nats.
+    """
+    if prior == "embedding":
+        return log_responsibilities(parameters, codebook)
+    if prior == "direct":
+        with full_precision(parameters.device):
+            return at_least_float32(parameters).log_softmax(-1)
+    K = len(codebook.means)
+    return parameters.new_full((1,), -math.log(K), dtype=torch.float32).expand(
+        *parameters.shape[:-1], K
+    )

@@ -1,0 +1,96 @@
+"""Features and a codebook -> log-probabilities over its K codes.
+
+Three quantisers, three functions with one signature: `log_nearest` (VQ), `log_relaxed` (relaxed
+VQ) and `log_responsibilities` (relaxed-responsibility VQ).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rrvqlib.latents.codebook import Codebook, nearest_codes
+from rrvqlib.numerics import at_least_float32, full_precision
+
+
+def log_nearest(features: Tensor, codebook: Codebook) -> Tensor:
+    """One-hot posterior on the nearest code: Eq. (1).
+
+    Args:
+        features: encoder output, (..., D), unbounded.
+        codebook: means (K, D); variances play no part.
+
+    Returns:
+        (..., K) float32: 0 at the nearest code, -inf elsewhere.
+
+    Raises:
+        ValueError: features and codebook disagree on D.
+    """
+    features, means = _same_size(features, codebook)
+    with full_precision(features.device):
+        return F.one_hot(nearest_codes(features.float(), means), len(means)).float().log()
+
+
+def log_relaxed(features: Tensor, codebook: Codebook) -> Tensor:
+    """Log-probabilities that fall with the squared distance to each code: Eq. (2).
+
+    Args:
+        features: encoder output, (..., D), unbounded.
+        codebook: means (K, D); variances play no part.
+
+    Returns:
+        (..., K) float32, in nats; its exponential sums to 1 over K.
+
+    Raises:
+        ValueError: features and codebook disagree on D.
+    """
+    features, means = _same_size(features, codebook)
+    with full_precision(features.device):
+        centre = means.detach().mean(0)  # distances do not change, rounding errors shrink
+        features, means = at_least_float32(features) - centre, means - centre
+        # -|e - E|^2 / 2 = e.E - |E|^2 / 2 - |e|^2 / 2, and the last term is the same for all codes.
+        logits = features @ means.T - means.square().sum(1) / 2  # (..., K)
+        return logits.log_softmax(-1)
+
+
+def log_responsibilities(features: Tensor, codebook: Codebook) -> Tensor:
+    """Log-responsibility of each code for the features: Eq. (6), and Eq. (7) for the prior.
+
+    The codebook is read as a mixture of K equally likely Gaussians, each with its own variance.
+    With variances fixed at 1 this is Eq. (2).
+
+    Args:
+        features: embeddings e, (..., D), unbounded.
+        codebook: means (K, D), log_variances (K,), (K, D) or None, and their normaliser.
+
+    Returns:
+        (..., K) float32, in nats; its exponential sums to 1 over K.
+
+    Raises:
+        ValueError: features and codebook disagree on D.
+    """
+    log_variances = codebook.log_variances
+    if log_variances is None:
+        return log_relaxed(features, codebook)
+    features, means = _same_size(features, codebook)
+    # bfloat16 would cost several nats here: always in float32.
+    with full_precision(features.device):
+        centre = means.detach().mean(0)  # distances do not change, rounding errors shrink
+        features, means = at_least_float32(features) - centre, means - centre
+        precision = (-log_variances).exp()  # (K,) or (K, D)
+        squares = features.square()
+        if precision.ndim == 1:
+            precision = precision.unsqueeze(1)  # (K, 1), beside the squared length of e
+            squares = squares.sum(-1, keepdim=True)
+        # -(e - E)^2 / 2s = e.E/s - e^2/2s - E^2/2s: one matrix product of (e, e^2) with the
+        # codes' (E/s, -1/2s), no (N, K, D) array of differences.
+        weights = torch.cat([means * precision, -precision / 2], dim=1)
+        constant = (means.square() * precision).sum(1) + codebook.log_normaliser  # (K,)
+        logits = F.linear(torch.cat([features, squares], dim=-1), weights, -constant / 2)
+        return logits.log_softmax(-1)
+
+
+def _same_size(features: Tensor, codebook: Codebook) -> tuple[Tensor, Tensor]:
+    K, D = codebook.means.shape
+    if features.shape[-1] != D:
+        raise ValueError(f"features have D={features.shape[-1]}, the codebook has D={D}")
+    return features, codebook.means

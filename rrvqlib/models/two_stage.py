@@ -1,0 +1,79 @@
+"""A finished model, frozen, and a prior of its codes learnt afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from rrvqlib.latents.base import Latent
+from rrvqlib.latents.codebook import CodebookLatent
+from rrvqlib.likelihoods.base import Likelihood
+from rrvqlib.models.base import VAE, Inference, only
+from rrvqlib.models.code_priors import CodePrior
+from rrvqlib.settings.model import SECOND_STAGES, ModelSettings
+
+
+class TwoStageVAE(VAE):
+    """The first stage's encoder, codebooks and decoder under the prior of a second stage.
+
+    Its ELBO is the first stage's with log p(z) in place of the uniform prior's, so that both
+    stages are scored alike. Training moves the prior alone, on codes drawn afresh.
+
+    Args:
+        settings: of the whole.
+        first: the first stage, which is frozen.
+    """
+
+    def __init__(self, settings: ModelSettings, first: VAE):
+        super().__init__(settings)
+        self.first = first.requires_grad_(False)
+        stage = settings.second_stage
+        kind = SECOND_STAGES[stage.kind].load()
+        self.code_prior: CodePrior = kind(settings, stage, settings.latent)
+        self.train(self.training)
+
+    @property
+    def likelihood(self) -> Likelihood:
+        """Of the first stage."""
+        return self.first.likelihood
+
+    @property
+    def latents(self) -> list[Latent]:
+        return [*self.first.latents, *self.code_prior.latents]
+
+    @property
+    def trainable(self) -> nn.Module:
+        """The prior."""
+        return self.code_prior
+
+    def train(self, mode: bool = True) -> TwoStageVAE:
+        """As ever, but the first stage stays as in evaluation: its moving averages rest."""
+        super().train(mode)
+        self.first.eval()
+        return self
+
+    def infer(self, images: Tensor, temperature: Tensor | None) -> Inference:
+        first = self.infer_first(images)
+        latents = only(CodebookLatent, self.first.latents)
+        return Inference(first.parameters, self.code_prior(first.draws, latents, temperature))
+
+    @torch.no_grad()
+    def infer_first(self, images: Tensor) -> Inference:
+        """The first stage's draws, never relaxed."""
+        return self.first.infer(images, None)
+
+    def decode_prior(
+        self, batch: int, temperature: float = 1.0, keep: Sequence[Tensor] = ()
+    ) -> Tensor:
+        latents = only(CodebookLatent, self.first.latents)
+        own = only(CodebookLatent, self.latents)
+        topmost = own[len(own) - len(keep) :]
+        kept = [latent.codes_of(v) for latent, v in zip(topmost, keep, strict=True)]
+        codes = self.code_prior.sample(batch, latents, temperature, kept)
+        vectors = [latent.lookup(z) for latent, z in zip(latents, codes, strict=True)]
+        return self.first.decode_prior(batch, temperature, vectors)
+
+    def fit_codebooks(self, images: Tensor) -> None:
+        self.code_prior.fit_codebooks(self.infer_first(images).draws)

@@ -1,0 +1,11 @@
+"""What networks are made of: nothing here knows of latent variables or training."""
+
+from rrvqlib.lazy import offer
+
+__getattr__, __dir__ = offer(
+    __name__,
+    convolutions="ResidualBlock ResidualStack Projection conv up_conv linear data_dependent_init",
+    encoder="BottomUp ConvEncoder MLPEncoder",
+    decoder="ConvDecoder MLPDecoder",
+    pixelcnn="GatedPixelCNN",
+)

@@ -1,0 +1,139 @@
+"""Codes without a relaxation: unbiased gradients from several draws of every image.
+
+`leave_one_out` and `vimco` are surrogates: differentiate the value that they return. M draws of
+every image come first, (M, B). `leave_one_out_terms` and `vimco_terms` are the objectives, for
+models with one layer of codes; scored are these models like every other.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from rrvqlib.latents.base import of_codes
+from rrvqlib.latents.divergences import categorical_kl
+from rrvqlib.latents.draws import categorical
+from rrvqlib.latents.relaxed import RelaxedLatent
+from rrvqlib.objectives.elbo import ElboTerms
+from rrvqlib.settings.model import LeaveOneOutSettings, VimcoSettings
+
+if TYPE_CHECKING:
+    from rrvqlib.models.one_layer import OneLayerVAE
+
+
+def leave_one_out(f: Tensor, log_q: Tensor) -> Tensor:
+    """The score function's part of the gradient of E_q f, with the mean of the others as baseline.
+
+    Args:
+        f: (M, B) nats, the function at each sample; taken as a number.
+        log_q: (M, B) nats, of each sample, with gradient. M is 2 or more.
+
+    Returns:
+        (B,), worth nothing itself; its gradient is an unbiased estimate of sum_z f(z) grad q(z).
+
+    Raises:
+        ValueError: there is only one sample.
+    """
+    M = _samples(f)
+    f = f.detach()
+    others = (f.sum(0) - f) / (M - 1)
+    return ((f - others) * log_q).mean(0)
+
+
+def vimco(log_weights: Tensor, log_q: Tensor) -> Tensor:
+    """The importance-weighted bound of M samples, with the gradient of Mnih and Rezende (2016).
+
+    Sample j is credited with what the bound gains by it: the bound minus the one in which its
+    weight is the geometric mean of the others'.
+
+    Args:
+        log_weights: (M, B) nats, log p(x, z) - log q(z | x), with gradient.
+        log_q: (M, B) nats, of each sample, with gradient. M is 2 or more.
+
+    Returns:
+        The bound, (B,) nats; its gradient is unbiased for the gradient of the bound's mean.
+
+    Raises:
+        ValueError: there is only one sample.
+    """
+    M = _samples(log_weights)
+    bound = log_weights.logsumexp(0) - math.log(M)  # (B,)
+    with torch.no_grad():
+        geometric = (log_weights.sum(0) - log_weights) / (M - 1)  # (M, B)
+        own = torch.eye(M, dtype=torch.bool, device=log_weights.device).unsqueeze(-1)
+        replaced = torch.where(own, geometric.unsqueeze(1), log_weights.unsqueeze(0))  # (M, M, B)
+        credit = bound - (replaced.logsumexp(1) - math.log(M))  # (M, B)
+    score = (credit * log_q).sum(0)
+    return bound + (score - score.detach())
+
+
+def _samples(values: Tensor) -> int:
+    if len(values) < 2:
+        raise ValueError("one sample has no others to be compared with: M must be 2 or more")
+    return len(values)
+
+
+class Draws(NamedTuple):
+    """M draws of the codes of every image.
+
+    Attributes:
+        log_likelihood, log_p, log_q: (M, B) nats, of the image and of its codes.
+        kl: (B, H, W) nats, of posterior and prior.
+        codes: of the first draw, (B, H, W, 1).
+    """
+
+    log_likelihood: Tensor
+    log_p: Tensor
+    log_q: Tensor
+    kl: Tensor
+    codes: Tensor
+
+
+def draw_codes(model: OneLayerVAE, images: Tensor) -> Draws:
+    """Draw every position's code M times, and decode.
+
+    Args:
+        model: one layer of relaxed codes, and `num_samples` in its objective.
+        images: uint8 (B, 3, S, S).
+    """
+    latent, objective = model.latent, model.settings.objective
+    assert isinstance(latent, RelaxedLatent)
+    assert isinstance(objective, LeaveOneOutSettings | VimcoSettings)
+    B, M = len(images), objective.num_samples
+    log_q = latent.log_posterior(model.encode(images))  # (B, H, W, 1, K)
+    log_p = latent.log_prior(model.prior(B))
+    with torch.no_grad():
+        codes = categorical(log_q.expand(M, *log_q.shape))  # (M, B, H, W, 1)
+    parameters = model.decoder(latent.lookup(codes.flatten(0, 1)))
+    log_likelihood = model.likelihood.log_prob(images.repeat(M, 1, 1, 1), parameters).view(M, B)
+    kl = categorical_kl(log_q, log_p).squeeze(-1)
+    of_p, of_q = (
+        of_codes(table.expand(M, *table.shape), codes).flatten(2).sum(2) for table in (log_p, log_q)
+    )
+    return Draws(log_likelihood, of_p, of_q, kl, codes[0])
+
+
+def leave_one_out_terms(model: OneLayerVAE, images: Tensor) -> ElboTerms:
+    """The ELBO, its KL in closed form, its likelihood's gradient by REINFORCE with leave-one-out.
+
+    The baseline is that of Kool et al. (2019).
+    """
+    draws = draw_codes(model, images)
+    score = leave_one_out(draws.log_likelihood, draws.log_q)
+    log_likelihood = draws.log_likelihood.mean(0) + (score - score.detach())
+    return ElboTerms(log_likelihood, (draws.kl,), codes=(draws.codes,))
+
+
+def vimco_terms(model: OneLayerVAE, images: Tensor) -> ElboTerms:
+    """The importance-weighted bound of M samples (Mnih and Rezende 2016).
+
+    The bound has no separate KL: `kl_maps` report it without a gradient, and what the loss takes
+    off is given back here, so that a warm-up of the KL's weight does nothing to it.
+    """
+    draws = draw_codes(model, images)
+    kl = draws.kl.detach()
+    bound = vimco(draws.log_likelihood + draws.log_p - draws.log_q, draws.log_q)
+    return ElboTerms(bound + kl.flatten(1).sum(1), (kl,), codes=(draws.codes,))

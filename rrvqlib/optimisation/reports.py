@@ -1,0 +1,103 @@
+"""What a run says of itself: a line for every evaluation, `run.json`, `results.json`, pictures."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from rrvqlib.errors import UserError
+from rrvqlib.files import write_json
+from rrvqlib.models.saved import save_model
+from rrvqlib.optimisation.schedules import temperature_at
+from rrvqlib.runs import pictures, records
+from rrvqlib.runs.scoring import score
+
+if TYPE_CHECKING:
+    from rrvqlib.optimisation.trainer import Trainer
+
+# What finishing is held to take, as a multiple of what a few batches say, and at least (seconds).
+RESERVE_FACTOR, RESERVE_FLOOR = 1.3, 2.0
+
+
+def evaluation(run: Trainer) -> dict[str, Any]:
+    """A line of `metrics.jsonl`: validation score and what the steps since the last one saw."""
+    settings, progress = run.settings, run.progress
+    images = run.splits.valid[: settings.evaluation.eval_images or None]
+    size, seed = records.eval_batch(settings), settings.optimisation.seed
+    with run.uncompiled():
+        valid = score(run.evaluated, images, size, seed)
+    seen = run.compute.statistics.read()
+    return {
+        "step": progress.step,
+        "images_seen": progress.step * settings.optimisation.batch_size,
+        "seconds": round(progress.seconds, 1),
+        "lr": run.lr,
+        "temperature": temperature_at(progress.position, settings.schedule),
+        "train_loss_bits_per_dim": seen["loss"],
+        "valid_bits_per_dim": valid["bits_per_dim"],
+        "valid_bits_per_dim_se": valid["bits_per_dim_se"],
+        "kl_bits_per_dim": valid["kl_bits_per_dim"],
+        "perplexity": valid["perplexity"],
+        "prior_entropy_bits": valid["prior_entropy_bits"],
+        "grad_norm": seen["norm"],
+        "grad_norm_max": seen["largest_norm"],
+        "largest_layer_kl": seen["largest_kl"],
+        "skipped_steps": run.skipped,
+    }
+
+
+def finishing_seconds(run: Trainer) -> float:
+    """How long scores and pictures will take, measured on a batch."""
+    size = min(records.eval_batch(run.settings), len(run.splits.train))
+    images, seconds = run.splits.train[:size], []
+    with run.uncompiled():
+        for _ in range(3):  # the first one warms up
+            started = time.perf_counter()
+            score(run.evaluated, images, size)
+            seconds.append(time.perf_counter() - started)
+    expected = min(seconds) / size * records.forward_passes(run.splits, run.settings)
+    return RESERVE_FACTOR * expected + RESERVE_FLOOR
+
+
+def finish(run: Trainer, label: str = "", complete: bool = True) -> dict[str, Any]:
+    """Write model, results and pictures; return the results.
+
+    Args:
+        run: trained.
+        label: of the progress bars; empty for none.
+        complete: whether the run came to its end.
+
+    Raises:
+        UserError: every step was skipped, so there is nothing new to score.
+    """
+    settings, model, steps = run.settings, run.evaluated, run.progress.step
+    if steps and run.skipped == steps:
+        raise UserError(
+            f"all {steps} steps were skipped for their gradients: nothing was learnt. Train anew in"
+            " another --out, with a lower --lr or a higher --temperature"
+        )
+    save_model(model, run.out, settings.machine.weights_dtype, settings.machine.shard_mb)
+    with run.uncompiled():
+        results = records.final_results(model, run.splits, settings, complete, label)
+        pictures.write_run_pictures(model, run.splits.test, run.out, settings.optimisation.seed)
+    run.progress.seconds = run.clock.spent
+    describe(run)
+    write_json(run.out / "results.json", results)  # last: it says that the run has a score
+    return results
+
+
+def describe(run: Trainer) -> None:
+    """Write `run.json`."""
+    progress = {
+        "wall_seconds": round(run.progress.seconds, 1),
+        "images_seen": run.progress.step * run.settings.optimisation.batch_size,
+        "skipped_steps": run.skipped,
+    }
+    computed_on = {
+        **records.hardware(run.device, run.processes.count),
+        "precision": "bf16" if run.compute.bf16 else "fp32",
+    }
+    description = records.describe(
+        run.name, run.settings, run.splits, run.model, run.out, progress, computed_on
+    )
+    write_json(run.out / "run.json", description)

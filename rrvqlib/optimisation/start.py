@@ -1,0 +1,58 @@
+"""Settings and images -> a model with its first weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rrvqlib.errors import UserError
+from rrvqlib.models.base import VAE
+from rrvqlib.models.from_settings import build
+from rrvqlib.models.saved import load_weights
+from rrvqlib.optimisation.order import epoch_order
+from rrvqlib.optimisation.step import layout
+from rrvqlib.settings.run import RunSettings
+
+INIT_IMAGES = 256  # of the batch that data-dependent initialisation sees
+
+
+def first_model(settings: RunSettings, images: Tensor, resumed: bool) -> VAE:
+    """A model as it is before the first step, the same in every process.
+
+    Args:
+        settings: of the run.
+        images: all training images, uint8 (N, 3, S, S), on the device of the run.
+        resumed: its weights are going to be replaced by a checkpoint's.
+
+    Raises:
+        UserError: the run to start from is missing, or its model is another.
+    """
+    seed, start_from = settings.optimisation.seed, settings.optimisation.start_from
+    torch.manual_seed(seed)
+    model = build(settings.model).to(images.device)
+    if resumed:
+        return model
+    if start_from:
+        load_weights(model, start_from)
+    if settings.model.second_stage.kind != "none" or not start_from:
+        first = epoch_order(seed, 0, len(images))[:INIT_IMAGES].to(images.device)
+        model.initialise(images[first].contiguous(memory_format=layout(settings.machine)))
+    return model
+
+
+def check_processes(settings: RunSettings, count: int) -> None:
+    """Make sure that so many processes can share a run.
+
+    Raises:
+        UserError: they cannot; the message names the setting.
+    """
+    batch, parts = settings.optimisation.batch_size, settings.machine.grad_accumulation
+    if batch % (count * parts):
+        raise UserError(
+            f"--batch_size {batch}: must be a multiple of {count} processes times"
+            f" grad_accumulation ({parts})"
+        )
+    if settings.machine.cuda_graphs == "true" and count > 1:
+        raise UserError(
+            f"--cuda_graphs true: {count} processes cannot record their steps; leave it out"
+        )

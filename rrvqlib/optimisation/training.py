@@ -1,0 +1,75 @@
+"""A whole run: images, training, scores; what `python -m rrvqlib.train` calls."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rrvqlib.errors import UserError
+from rrvqlib.files import read_json
+from rrvqlib.optimisation import reports
+from rrvqlib.optimisation.processes import Processes
+from rrvqlib.optimisation.signals import Stopped, StopRequest
+from rrvqlib.optimisation.trainer import Trainer
+from rrvqlib.runs.folder import images_of
+from rrvqlib.settings.run import RunSettings
+
+
+def train(
+    settings: RunSettings,
+    out: Path,
+    name: str,
+    *,
+    resume: bool = False,
+    show_progress: bool = True,
+    watch: Callable[[Trainer, dict[str, Any]], None] | None = None,
+) -> dict[str, Any] | None:
+    """Train a run and write its folder; returns the results (None in helper processes).
+
+    Args:
+        settings: of the run.
+        out: the run folder, which exists.
+        name: of the run, for `run.json`.
+        resume: whether to go on from the folder's checkpoint.
+        show_progress: whether to show progress bars, on a terminal.
+        watch: see `Trainer`.
+
+    Raises:
+        UserError: something that the user can fix.
+        Stopped: a signal came; the run is saved, and scored as it is (`complete` is false in
+            `results.json`). A second signal does without the score.
+    """
+    started = time.perf_counter()
+    processes = Processes(settings.machine)
+    with processes.main_first():  # one alone downloads
+        splits = images_of(settings)
+    trainer = Trainer(settings, splits, out, name, resumed=resume, started=started, watch=watch)
+    results_path = out / "results.json"
+    if resume:
+        trainer.resume()
+        if trainer.done and results_path.exists() and read_json(results_path).get("complete", True):
+            return read_json(results_path)  # finished before
+    label = "scoring " if show_progress else ""
+
+    def finish(complete: bool) -> dict[str, Any] | None:
+        return reports.finish(trainer, label, complete) if processes.is_main else None
+
+    with StopRequest() as stop:
+        try:
+            trainer.run(stop, show_progress=show_progress)
+        except Stopped:
+            if processes.is_main:
+                print("saved; scoring it as it is (a second signal leaves now)", file=sys.stderr)
+            try:
+                finish(complete=False)
+            except UserError as error:
+                print(error, file=sys.stderr)
+            processes.wait_for_all()  # or torchrun would end the one that scores
+            raise
+    results = finish(complete=True)
+    processes.wait_for_all()
+    processes.leave()
+    return results

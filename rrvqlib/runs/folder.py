@@ -1,0 +1,143 @@
+"""A run folder -> its model, its data, its records; shared by the commands that read one."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rrvqlib.data.loading import load
+from rrvqlib.data.splits import SPLITS, Splits
+from rrvqlib.errors import UserError
+from rrvqlib.files import cannot_read, read_json
+from rrvqlib.models.base import VAE
+from rrvqlib.models.saved import load_model, read_settings
+from rrvqlib.numerics import choose_device
+from rrvqlib.settings.run import RunSettings
+
+# What the readers of `metrics.jsonl` rely on.
+METRICS = {
+    "step": int,
+    "temperature": (int, float),
+    "train_loss_bits_per_dim": (int, float),
+    "valid_bits_per_dim": (int, float),
+    "valid_bits_per_dim_se": (int, float),
+    "kl_bits_per_dim": list,
+    "perplexity": (list, type(None)),
+    "grad_norm": (int, float),
+    "largest_layer_kl": (int, float),
+    "skipped_steps": int,
+}
+
+
+def open_model(args: argparse.Namespace) -> VAE:
+    """The run's model on the device that was asked for."""
+    if not 0 <= args.seed < 2**63:
+        raise UserError(f"--seed {args.seed}: must be 0 or more and below 2^63")
+    device = choose_device(args.device)
+    return load_model(args.dir).to(device)
+
+
+def open_images(args: argparse.Namespace, model: VAE) -> tuple[torch.Tensor, str]:
+    """uint8 images of the split that was asked for, and what they are."""
+    size = model.settings.image_size
+    if args.dataset:
+        splits = load(args.dataset, args.data_dir or "data", size)
+    else:
+        settings = read_run_settings(args.dir)
+        dataset, data_dir = settings.data.dataset, args.data_dir or settings.data.data_dir
+        try:
+            splits = images_of(replace(settings, data=replace(settings.data, data_dir=data_dir)))
+        except UserError as error:
+            raise UserError(
+                f"{error} (the run was trained on {dataset}; --dataset names your own copy)"
+            ) from None
+        check_same_images(args.dir, dataset, splits)
+    return splits[args.split], f"{splits.name}, {args.split}"
+
+
+def images_of(settings: RunSettings) -> Splits:
+    """The images of a run; where the test images select, it trains on all others.
+
+    Raises:
+        UserError: see `rrvqlib.data.load`.
+    """
+    splits = load(settings.data.dataset, settings.data.data_dir, settings.model.image_size)
+    if settings.data.select_on == "validation":
+        return splits
+    return replace(
+        splits,
+        train=torch.cat([splits.train, splits.valid]),
+        valid=splits.test,
+        description=f"{splits.description} SELECTS ON TEST: the images for validation are trained"
+        " on, and the test images are watched in their place, as in the paper.",
+    )
+
+
+def check_same_images(directory: Path, dataset: str, splits: Splits) -> None:
+    """Notice that a data set holds other images than when a run was trained.
+
+    A run older than these numbers, or without its `run.json`, is taken as it is.
+
+    Raises:
+        UserError: a split has another size, or any pixel another value.
+    """
+    try:
+        description = read_json(directory / "run.json")
+        then, pixels = description["split_sizes"], description.get("dataset_digest")
+    except (UserError, TypeError, KeyError):
+        return
+    now = {split: len(splits[split]) for split in SPLITS}
+    if now != then:
+        changed = f"other images now ({now}) than when the run in {directory} was trained ({then})"
+    elif pixels and pixels != splits.digest:
+        changed = f"other pixels now than when the run in {directory} was trained"
+    else:
+        return
+    raise UserError(
+        f"{dataset} holds {changed}; bring those back, or name your images with --dataset"
+    )
+
+
+def read_metrics(directory: Path) -> list[dict[str, Any]]:
+    """The lines of `metrics.jsonl`, oldest first.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    path = directory / "metrics.jsonl"
+    lines = []
+    try:
+        for text in path.read_text(encoding="utf-8").splitlines():
+            line = json.loads(text)
+            for name, kind in METRICS.items():
+                numbers = line[name] if isinstance(line[name], list) else []
+                if not isinstance(line[name], kind) or not all(
+                    isinstance(number, int | float) for number in numbers
+                ):
+                    raise TypeError(f"{name} is {line[name]!r}")
+            lines.append(line)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; is {directory} the folder of a run?") from None
+    except OSError as error:
+        raise cannot_read(path, error) from None
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        where = f"line {len(lines) + 1}"
+        raise UserError(f"{path} is damaged ({where}: {error}); delete that line") from None
+    return lines
+
+
+def read_run_settings(directory: Path) -> RunSettings:
+    """The settings that a run was trained with.
+
+    Raises:
+        UserError: `run.json` is missing, damaged or of another version.
+    """
+    path = directory / "run.json"
+    description = read_json(path)
+    settings = description.get("settings") if isinstance(description, dict) else None
+    return read_settings(RunSettings, settings, path)

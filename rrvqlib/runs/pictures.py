@@ -1,0 +1,97 @@
+"""Images as PNG files: samples and reconstructions of a run."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rrvqlib.data.pixels import MAX_PIXELS
+from rrvqlib.errors import UserError
+from rrvqlib.files import check_writable, write_atomically
+from rrvqlib.likelihoods.base import reals_to_pixels
+from rrvqlib.models.base import VAE
+from rrvqlib.runs.scoring import device_of, seeded
+
+RUN_IMAGES = 64  # in each picture of a run folder
+
+
+def grid(images: Tensor, columns: int, gap: int = 2) -> Tensor:
+    """uint8 images (N, 3, H, W) -> one uint8 picture (3, H', W') with white gaps.
+
+    Raises:
+        UserError: it would have more than `MAX_PIXELS`.
+    """
+    N, C, H, W = images.shape
+    rows = math.ceil(N / columns)
+    check_grid(N, columns, H, gap)
+    picture = torch.full((C, rows * (H + gap) - gap, columns * (W + gap) - gap), 255).byte()
+    for n, image in enumerate(images):
+        top, left = n // columns * (H + gap), n % columns * (W + gap)
+        picture[:, top : top + H, left : left + W] = image
+    return picture
+
+
+def check_grid(count: int, columns: int, side: int, gap: int = 2) -> None:
+    """Before long work, make sure that its picture is not too large.
+
+    Raises:
+        UserError: it would have more than `MAX_PIXELS`.
+    """
+    pixels = math.ceil(count / columns) * columns * (side + gap) ** 2
+    if pixels > MAX_PIXELS:
+        fewer = MAX_PIXELS // (side + gap) ** 2
+        raise UserError(
+            f"{count} images of {side}x{side} make a picture of more than {MAX_PIXELS} pixels;"
+            f" take at most {fewer}"
+        )
+
+
+def check_png(path: Path) -> None:
+    """Before long work, make sure that its picture can be written, and is what its name says.
+
+    Raises:
+        UserError: it cannot, or the name is not that of a PNG file.
+    """
+    check_writable(path)
+    if path.suffix.lower() != ".png":
+        raise UserError(f"{path}: pictures are PNG files; choose a name that ends in .png")
+
+
+def write_png(path: Path, picture: Tensor) -> None:
+    """Write a uint8 picture (3, H, W) atomically.
+
+    Raises:
+        UserError: as `check_png`.
+    """
+    from PIL import Image
+
+    check_png(path)
+    image = Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy())
+    write_atomically(path, lambda temporary: image.save(temporary, format="PNG"))
+
+
+def sample_images(model: VAE, n: int, temperature: float = 1.0, seed: int = 0) -> Tensor:
+    """n samples of the model as uint8 (n, 3, S, S): the likelihood's means, no pixel noise."""
+    with seeded(seed):
+        parts = [model.sample(min(64, n - k), temperature).cpu() for k in range(0, n, 64)]
+    return reals_to_pixels(torch.cat(parts))
+
+
+def reconstruction_pairs(model: VAE, images: Tensor, seed: int = 0) -> Tensor:
+    """Reconstruction, original, reconstruction, original, ...: the layout of Fig. E.7."""
+    with seeded(seed):  # in parts, so that memory does not grow with the images
+        parts = [model.reconstruct(part.to(device_of(model))).cpu() for part in images.split(64)]
+    rebuilt = reals_to_pixels(torch.cat(parts))
+    return torch.stack([rebuilt, images.cpu()], dim=1).flatten(0, 1)
+
+
+def write_run_pictures(model: VAE, test_images: Tensor, out: Path, seed: int) -> None:
+    """`samples.png` and `reconstructions.png` of a run folder."""
+    model.eval()
+    samples = sample_images(model, RUN_IMAGES, seed=seed)
+    write_png(out / "samples.png", grid(samples, columns=8))
+    pairs = reconstruction_pairs(model, test_images[: RUN_IMAGES // 2], seed)
+    write_png(out / "reconstructions.png", grid(pairs, columns=8))

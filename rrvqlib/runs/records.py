@@ -1,0 +1,180 @@
+"""What a run folder says of its run: `run.json`, `results.json`, and whether a checkpoint fits."""
+
+from __future__ import annotations
+
+import math
+import platform
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rrvqlib import __version__
+from rrvqlib.data.splits import SPLITS, Splits
+from rrvqlib.errors import UserError
+from rrvqlib.models.base import VAE
+from rrvqlib.runs import command
+from rrvqlib.runs.scoring import importance_weighted_score, score
+from rrvqlib.settings.fields import from_json
+from rrvqlib.settings.flat import flattened, written
+from rrvqlib.settings.run import RunSettings
+
+SCORED_TRAIN_IMAGES = 2000  # the first ones, for train_bits_per_dim
+
+
+def eval_batch(settings: RunSettings) -> int:
+    """Images at a time in evaluations: the forward pass needs far less memory than a step."""
+    return 2 * settings.optimisation.batch_size // settings.machine.grad_accumulation
+
+
+def forward_passes(splits: Splits, settings: RunSettings) -> int:
+    """Images that `final_results` sends through the model, those of the pictures included."""
+    scored = len(splits.test) + min(SCORED_TRAIN_IMAGES, len(splits.train)) + 100
+    iw = settings.evaluation
+    return scored + iw.iw_k * min(iw.iw_images, len(splits.test))
+
+
+def final_results(
+    model: VAE, splits: Splits, settings: RunSettings, complete: bool, label: str = ""
+) -> dict[str, Any]:
+    """The contents of `results.json`.
+
+    Args:
+        model: to be scored.
+        splits: its images.
+        settings: of the run.
+        complete: whether the run came to its end.
+        label: of the progress bars; empty for none.
+
+    Raises:
+        UserError: a score is not a finite number.
+    """
+    size, seed, iw = eval_batch(settings), settings.optimisation.seed, settings.evaluation
+
+    def name(what: str) -> str:
+        return f"{label}{what}" if label else ""
+
+    test = score(model, splits.test, size, seed, name("test images"))
+    train = score(model, splits.train[:SCORED_TRAIN_IMAGES], size, seed, name("training images"))
+    if not math.isfinite(test["bits_per_dim"] + train["bits_per_dim"]):
+        raise UserError(
+            "the trained model's score is not a finite number; train anew in another --out, with a"
+            " lower --lr"
+        )
+    bound: dict[str, Any] = {"bits_per_dim": None, "bits_per_dim_se": None, "elbo": None, "n": 0}
+    if iw.iw_k and iw.iw_images:
+        bound = importance_weighted_score(
+            model,
+            splits.test[: iw.iw_images],
+            iw.iw_k,
+            size,
+            seed,
+            name("importance-weighted bound"),
+        )
+    return {
+        "complete": complete,
+        "selected_on": settings.data.select_on,
+        "test_bits_per_dim": test["bits_per_dim"],
+        "test_bits_per_dim_se": test["bits_per_dim_se"],
+        "train_bits_per_dim": train["bits_per_dim"],
+        "iw_bits_per_dim": bound["bits_per_dim"],
+        "iw_bits_per_dim_se": bound["bits_per_dim_se"],
+        "iw_elbo_bits_per_dim": bound["elbo"],
+        "iw_k": iw.iw_k,
+        "iw_n": bound["n"],
+        "n_test": test["n"],
+        "n_train": train["n"],
+        "kl_bits_per_dim": test["kl_bits_per_dim"],
+        "perplexity": test["perplexity"],
+        "codes_in_use": test["codes_in_use"],
+    }
+
+
+def describe(
+    name: str,
+    settings: RunSettings,
+    splits: Splits,
+    model: VAE,
+    out: Path,
+    progress: dict[str, Any],
+    computed_on: dict[str, Any],
+) -> dict[str, Any]:
+    """The contents of `run.json`: all that is needed to repeat the run and to judge its cost."""
+    return {
+        "command": command(name, settings, out),
+        "run": name,
+        "settings": asdict(settings),
+        "seed": settings.optimisation.seed,
+        "dataset": splits.name,
+        "dataset_description": splits.description,
+        "dataset_digest": splits.digest,
+        "split_sizes": {s: len(splits[s]) for s in SPLITS},
+        "versions": versions(),
+        "hardware": computed_on,
+        **progress,
+        "parameters": sum(p.numel() for p in model.parameters()),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of what computed the numbers."""
+    found = {
+        "rrvqlib": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+    if torch.version.cuda:
+        found["cuda"] = torch.version.cuda
+    for package in ("numpy", "safetensors"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # installed in a way that leaves no record
+            continue
+    return found
+
+
+def hardware(device: torch.device, processes: int) -> dict[str, Any]:
+    """What computed the numbers; no names of machines."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = f"CPU, {platform.machine()}, {torch.get_num_threads()} threads"
+    return {"device": name, "processes": processes}
+
+
+# Settings that may change when a run is resumed: they do not change its weights.
+FREE = {
+    "data_dir",
+    "start_from",
+    "device",
+    "save_every",
+    "iw_k",
+    "iw_images",
+    "weights_dtype",
+    "shard_mb",
+}
+
+
+def check_same_run(stored: Any, settings: RunSettings) -> None:
+    """Make sure that a checkpoint fits the run.
+
+    Args:
+        stored: the settings in the checkpoint, as in `run.json`.
+        settings: of the run that is to be resumed.
+
+    Raises:
+        UserError: it was made with settings that change the run.
+    """
+    then, now = flattened(from_json(RunSettings, stored)), flattened(settings)
+    for values in (then, now):
+        kind, _, path = values["dataset"].partition(":")  # the data may lie elsewhere now
+        values["dataset"] = f"{kind}:{Path(path).name}".rstrip(":")
+    for name in now | then:  # in the order of the flags
+        if name not in FREE and then.get(name) != now.get(name):
+            made_with = written(then[name]) if name in then else "no such setting"
+            raise UserError(
+                f"--{name} {written(now.get(name))}: the checkpoint was made with {made_with};"
+                " resume with the same settings, or train anew in another --out"
+            )

@@ -1,0 +1,145 @@
+"""A model and images -> its score, with categorical samples: what is reported, never a loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from rrvqlib.data.pixels import check_pixels
+from rrvqlib.models.base import VAE
+from rrvqlib.numerics import true_float32
+from rrvqlib.objectives.elbo import bits_per_dim, importance_weighted_bound
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Random numbers from `seed` inside, and as if nothing had happened afterwards."""
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
+
+
+def device_of(model: VAE) -> torch.device:
+    """Where the model's parameters are."""
+    return next(model.parameters()).device
+
+
+def batches(images: Tensor, size: int, device: torch.device, label: str) -> Iterator[Tensor]:
+    """Successive batches on the device, under a progress bar when `label` is not empty."""
+    starts = range(0, len(images), size)
+    # disable=None: no bar where standard error is not a terminal
+    for start in tqdm(starts, desc=label, disable=None if label else True, leave=False):
+        batch = images[start : start + size].to(device)
+        yield batch.contiguous(memory_format=torch.channels_last)
+
+
+@true_float32()
+@torch.no_grad()
+def score(
+    model: VAE, images: Tensor, batch_size: int = 100, seed: int = 0, label: str = ""
+) -> dict[str, Any]:
+    """The one-sample ELBO of every image, with unrelaxed samples from the posterior.
+
+    Args:
+        model: in any mode; evaluated as in `eval()`.
+        images: uint8 (N, 3, S, S).
+        batch_size: images at a time.
+        seed: of the samples.
+        label: of a progress bar; empty for none.
+
+    Returns:
+        bits_per_dim and its standard error over images (bits_per_dim_se); kl_bits_per_dim,
+        perplexity (of the codes' use over all images and positions) and codes_in_use, each a list
+        with l = 1 first, the last two None for continuous latents; prior_entropy_bits, the mean
+        entropy of p(z_l | above) for each layer in bits per latent variable, or None; n, the number
+        of images.
+    """
+    check_pixels(images, model.settings.image_size)
+    was_training = model.training
+    model.eval()
+    dims, elbos, kls, entropies, usage = model.settings.dims, [], [], [], None
+    with seeded(seed):
+        for batch in batches(images, batch_size, device_of(model), label):
+            terms = model(batch)
+            elbos.append(terms.elbo.cpu().double())
+            kls.append(terms.kl.cpu().double().sum(0))
+            if all(entropy is not None for entropy in terms.prior_entropies):
+                parts = [e.cpu().double().mean((1, 2)).sum() for e in terms.prior_entropies]
+                entropies.append(torch.tensor(parts))
+            counts = [count_codes(codes, K) for codes, K in zip_codes(model, terms.codes)]
+            usage = counts if usage is None else [a + b for a, b in zip(usage, counts, strict=True)]
+    model.train(was_training)
+    scores = bits_per_dim(torch.cat(elbos), dims)
+    n = len(scores)
+    kl = -bits_per_dim(sum(kls) / n, dims)
+    return {
+        "bits_per_dim": scores.mean().item(),
+        "bits_per_dim_se": (scores.std() / math.sqrt(n)).item() if n > 1 else 0.0,
+        "kl_bits_per_dim": kl.tolist(),
+        "perplexity": [perplexity(c) for c in usage] if usage else None,
+        "prior_entropy_bits": (sum(entropies) / n / math.log(2)).tolist() if entropies else None,
+        "codes_in_use": [int((c > 0).sum()) for c in usage] if usage else None,
+        "n": n,
+    }
+
+
+@true_float32()
+@torch.no_grad()
+def importance_weighted_score(
+    model: VAE, images: Tensor, k: int, batch_size: int = 100, seed: int = 0, label: str = ""
+) -> dict[str, Any]:
+    """The bound of k importance samples (Burda et al. 2016), beside the ELBO of the same samples.
+
+    Both are bounds on log p(x), the first a tighter one. An image's k samples of log p(x, z) -
+    log q(z | x) give the bound as the log of their mean weight, and the ELBO as their mean.
+
+    Returns:
+        bits_per_dim and its standard error over images (bits_per_dim_se); elbo, the ELBO of these
+        images in bits per dim; n, the number of images.
+    """
+    check_pixels(images, model.settings.image_size)
+    was_training = model.training
+    model.eval()
+    bounds, elbos = [], []
+    with seeded(seed):
+        for batch in batches(images, max(1, batch_size // k), device_of(model), label):
+            repeated = batch.repeat(k, 1, 1, 1)  # sample-major: (k * B, 3, S, S)
+            log_weights = torch.cat(
+                [model(part).log_weight.cpu() for part in repeated.split(batch_size)]
+            ).double()
+            log_weights = log_weights.view(k, -1)  # (k, B)
+            bounds.append(importance_weighted_bound(log_weights))
+            elbos.append(log_weights.mean(0))
+    model.train(was_training)
+    scores = bits_per_dim(torch.cat(bounds), model.settings.dims)
+    n = len(scores)
+    return {
+        "bits_per_dim": scores.mean().item(),
+        "bits_per_dim_se": (scores.std() / math.sqrt(n)).item() if n > 1 else 0.0,
+        "elbo": bits_per_dim(torch.cat(elbos).mean(), model.settings.dims).item(),
+        "n": n,
+    }
+
+
+def zip_codes(model: VAE, codes: tuple[Tensor | None, ...]) -> list[tuple[Tensor, int]]:
+    """Each layer's codes with how many values they can take; nothing for continuous latents."""
+    pairs = zip(codes, model.settings.alphabets, strict=True)
+    return [(z, alphabet[1]) for z, alphabet in pairs if z is not None and alphabet]
+
+
+def count_codes(codes: Tensor, K: int) -> Tensor:
+    """How often each of K codes was used: int64 (K,) on the CPU."""
+    return torch.bincount(codes.flatten(), minlength=K).cpu()
+
+
+def perplexity(counts: Tensor) -> float:
+    """exp of the entropy of the empirical distribution: 1 (collapsed) to K (all codes alike)."""
+    p = counts.double() / counts.sum()
+    return torch.special.entr(p).sum().exp().item()

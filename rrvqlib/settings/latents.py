@@ -1,0 +1,140 @@
+"""What a layer's variables can be: the settings of each kind, and their registry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from rrvqlib.settings.fields import Kind, SettingError, Settings, Sides, setting
+
+MAX_WIDTH = 65_536
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentSettings(Settings):
+    """What all kinds of latents have."""
+
+    kind: str = ""
+    embedding_dim: int = setting(
+        32,
+        "D, size of a code; numbers or bits in other latents",
+        at_least=1,
+        at_most=MAX_WIDTH,
+    )
+
+    @property
+    def starts_from_features(self) -> bool:
+        """Whether codes are set from the first batch."""
+        return False
+
+    def alphabet(self, layer: int) -> tuple[int, int] | None:
+        """Symbols at a position, and how many values each has; None where they are continuous.
+
+        Args:
+            layer: 0 is l = 1.
+        """
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodebookSettings(LatentSettings):
+    """What latents with a codebook have."""
+
+    codebook_size: Sides = setting(
+        (256,),
+        "K, codes of a codebook; one number, or one per layer",
+        at_least=1,
+        at_most=MAX_WIDTH,
+    )
+    codebook_init: Literal["normal", "unit", "kmeans"] = setting(
+        "normal", "normal (std D^-1/2), unit (std 1) or kmeans (of the first batch's features)"
+    )
+
+    def check(self) -> None:
+        if not self.codebook_size:
+            raise SettingError("codebook_size", (), "must be one number, or one per layer")
+
+    @property
+    def starts_from_features(self) -> bool:
+        return self.codebook_init == "kmeans"
+
+    def size(self, layer: int) -> int:
+        """K of a layer; 0 is l = 1."""
+        return self.codebook_size[layer if len(self.codebook_size) > 1 else 0]
+
+    def alphabet(self, layer: int) -> tuple[int, int]:
+        """One code."""
+        return 1, self.size(layer)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RelaxedSettings(CodebookSettings):
+    """Codes whose posterior is the responsibilities of the codebook, Eq. (2) and (6)."""
+
+    kind: Literal["relaxed"] = "relaxed"
+    covariance: Literal["isotropic", "diagonal", "as_printed", "fixed"] = setting(
+        "isotropic",
+        "of codes: isotropic (correct normaliser), diagonal, as_printed (Eq 6), fixed (Eq 2)",
+    )
+    prior: Literal["embedding", "direct"] = setting(
+        "embedding", "p(z_l | above): embedding (Eq 7) or direct (softmax of logits)"
+    )
+    relaxation: Literal["straight-through", "soft"] = setting(
+        "straight-through", "of draws in training: straight-through or soft"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StochasticSettings(CodebookSettings):
+    """SQ-VAE's codes: one variance for all of them, and a Gaussian term in training."""
+
+    kind: Literal["stochastic"] = "stochastic"
+    prior: Literal["embedding", "direct"] = setting(
+        "embedding", "p(z_l | above): embedding (Eq 7) or direct (softmax of logits)"
+    )
+    relaxation: Literal["straight-through", "soft"] = setting(
+        "straight-through", "of draws in training: straight-through or soft"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NearestSettings(CodebookSettings):
+    """The VQ-VAE's codes, Eq. (1)."""
+
+    kind: Literal["nearest"] = "nearest"
+    codebook_update: Literal["ema", "loss"] = setting(
+        "ema", "nearest codes learn by moving averages (ema) or by a loss"
+    )
+    commitment: float = setting(0.25, "beta, weight of the commitment loss", at_least=0)
+    codebook_decay: float = setting(0.99, "decay of the moving averages", above=0, below=1)
+    dead_code_threshold: float = setting(
+        0.1, "restart codes used less often than this per batch; 0: never", at_least=0
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GaussianSettings(LatentSettings):
+    """The Spatial-VAE's Gaussians."""
+
+    kind: Literal["gaussian"] = "gaussian"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BinarySettings(LatentSettings):
+    """Bits."""
+
+    kind: Literal["binary"] = "binary"
+
+    def alphabet(self, layer: int) -> tuple[int, int]:
+        """D bits."""
+        return self.embedding_dim, 2
+
+
+# The one place that knows all kinds; the first is the default.
+LATENTS = {
+    "relaxed": Kind(RelaxedSettings, "rrvqlib.latents.relaxed:RelaxedLatent"),
+    "stochastic": Kind(StochasticSettings, "rrvqlib.latents.stochastic:StochasticLatent"),
+    "nearest": Kind(NearestSettings, "rrvqlib.latents.nearest:NearestLatent"),
+    "gaussian": Kind(GaussianSettings, "rrvqlib.latents.gaussian:GaussianLatent"),
+    "binary": Kind(BinarySettings, "rrvqlib.latents.binary:BinaryLatent"),
+}

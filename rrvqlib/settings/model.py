@@ -1,0 +1,302 @@
+"""What a model is; stored in its `config.json`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Literal
+
+from rrvqlib.settings.fields import Kind, SettingError, Settings, Sides, part, setting
+from rrvqlib.settings.latents import LATENTS, MAX_WIDTH, CodebookSettings, LatentSettings
+from rrvqlib.settings.likelihoods import LIKELIHOODS, LikelihoodSettings
+
+# Beyond these a network would not be built in an hour, or fit into any memory; a foreign
+# config.json may ask for them.
+MAX_LAYERS, MAX_BLOCKS, MAX_SIDE = 1000, 1000, 8192
+
+
+def parse_sides(text: str) -> Sides:
+    """`16*4,8*2,4` -> (16, 16, 16, 16, 8, 8, 4).
+
+    Raises:
+        ValueError: it is written otherwise.
+    """
+    sides: list[int] = []
+    for piece in text.replace(" ", "").split(","):
+        side, star, times = piece.partition("*")
+        count = int(times) if star else 1
+        if not 1 <= count <= MAX_LAYERS:
+            raise ValueError(piece)
+        sides += [int(side)] * count
+    return tuple(sides)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveSettings(Settings):
+    """What all objectives have."""
+
+    kind: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ElboSettings(ObjectiveSettings):
+    """The ELBO, Eq. (5)."""
+
+    kind: Literal["elbo"] = "elbo"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeaveOneOutSettings(ObjectiveSettings):
+    """The ELBO's gradient by the score function, without a relaxation."""
+
+    kind: Literal["leave-one-out"] = "leave-one-out"
+    num_samples: int = setting(8, "M, draws an image in training", at_least=2, at_most=MAX_WIDTH)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VimcoSettings(ObjectiveSettings):
+    """The importance-weighted bound's gradient by the score function."""
+
+    kind: Literal["vimco"] = "vimco"
+    num_samples: int = setting(8, "M, draws an image in training", at_least=2, at_most=MAX_WIDTH)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SecondStageSettings(Settings):
+    """What all second stages have: a prior learnt over the codes of a finished, frozen model."""
+
+    kind: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoSecondStage(SecondStageSettings):
+    """The model's own prior."""
+
+    kind: Literal["none"] = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelCNNSettings(SecondStageSettings):
+    """A PixelCNN over each grid of codes (VQ-VAE)."""
+
+    kind: Literal["pixelcnn"] = "pixelcnn"
+    prior_channels: int = setting(
+        64, "width of the second stage's networks", at_least=1, at_most=MAX_WIDTH
+    )
+    prior_blocks: int = setting(
+        5,
+        "gated layers of a PixelCNN; residual blocks of a greedy layer",
+        at_least=1,
+        at_most=MAX_BLOCKS,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GreedySettings(SecondStageSettings):
+    """A layer of relaxed codes above the frozen ones (HQA)."""
+
+    kind: Literal["greedy"] = "greedy"
+    prior_channels: int = setting(
+        64, "width of the second stage's networks", at_least=1, at_most=MAX_WIDTH
+    )
+    prior_blocks: int = setting(
+        5,
+        "gated layers of a PixelCNN; residual blocks of a greedy layer",
+        at_least=1,
+        at_most=MAX_BLOCKS,
+    )
+
+
+MODELS = {
+    "hierarchy": "rrvqlib.models.hierarchy:HierarchicalVAE",
+    "one-layer": "rrvqlib.models.one_layer:OneLayerVAE",
+}
+TWO_STAGES = "rrvqlib.models.two_stage:TwoStageVAE"
+OBJECTIVES = {
+    "elbo": Kind(ElboSettings),
+    "leave-one-out": Kind(
+        LeaveOneOutSettings, "rrvqlib.objectives.score_function:leave_one_out_terms"
+    ),
+    "vimco": Kind(VimcoSettings, "rrvqlib.objectives.score_function:vimco_terms"),
+}
+SECOND_STAGES = {
+    "none": Kind(NoSecondStage),
+    "pixelcnn": Kind(PixelCNNSettings, "rrvqlib.models.code_priors:PixelCNNPrior"),
+    "greedy": Kind(GreedySettings, "rrvqlib.models.code_priors:GreedyPrior"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSettings(Settings):
+    """Networks, latents, likelihood, and what training raises."""
+
+    kind: Literal["hierarchy", "one-layer"] = setting(
+        "hierarchy",
+        "hierarchy (Eq 3-5), or one-layer: with the latents nearest a VQ-VAE, relaxed a relaxed"
+        " VQ-VAE, gaussian a Spatial-VAE (App B)",
+        flag="model",
+    )
+    image_size: int = setting(32, "side of the images in pixels", at_least=2, at_most=MAX_SIDE)
+    pyramid: Sides = setting(
+        (16, 16, 8, 4),
+        "side of each layer's grid of latents, l=1 (nearest the pixels) first; 16*8,8*8 repeats",
+        at_least=1,
+    )
+    network: Literal["conv", "mlp"] = setting(
+        "conv", "of one-layer models: conv (App B) or mlp (App H)"
+    )
+    channels: int = setting(64, "width of the networks", at_least=1, at_most=MAX_WIDTH)
+    blocks: int = setting(
+        1,
+        "residual blocks between two layers of latents (hidden layers of mlp)",
+        at_least=1,
+        at_most=MAX_BLOCKS,
+    )
+    ladder_blocks: int = setting(
+        0,
+        "residual blocks in ladders and straps; 0: one convolution",
+        at_least=0,
+        at_most=MAX_BLOCKS,
+    )
+    decoder_input: Literal["add", "concat"] = setting(
+        "add",
+        "how a code joins the decoder: add to its state, or concat inside the residual block",
+    )
+    init_scale: float = setting(
+        0.1, "standard deviation of ladders, straps, branches at init", above=0, at_most=100
+    )
+    top_prior: Literal["learnt", "uniform"] = setting(
+        "learnt",
+        "of a hierarchy's top layer: learnt (a tiled vector through pstrap) or uniform (for"
+        " Gaussians the standard normal)",
+    )
+    latent: LatentSettings = part(
+        LATENTS,
+        "latents",
+        "a layer's variables: relaxed (codes, Eq 2 and 6), stochastic (SQ-VAE's), nearest (codes,"
+        " Eq 1), gaussian (Spatial-VAE) or binary (bits, by the trapezoid rule)",
+    )
+    likelihood: LikelihoodSettings = part(
+        LIKELIHOODS,
+        "likelihood",
+        "of the pixels: logistic (Kingma's form, the paper's), logistic-edge (outermost bins reach"
+        " to infinity), logistic-pixel (a scale for every sub-pixel), mixture (of logistics, in"
+        " which green knows red, and blue both: PixelCNN++)",
+    )
+    objective: ObjectiveSettings = part(
+        OBJECTIVES,
+        "model",
+        "what training raises: elbo (Eq 5); by the score function, with one layer of relaxed"
+        " codes, leave-one-out or vimco",
+    )
+    second_stage: SecondStageSettings = part(
+        SECOND_STAGES,
+        "model",
+        "a prior learnt over the codes of a finished, frozen run (--start_from): pixelcnn"
+        " (VQ-VAE), or greedy, a layer of codes above them (HQA), the pyramid's last",
+    )
+
+    def check(self) -> None:
+        self._check_pyramid()
+        stacked = self.layers * (self.blocks + 3 * self.ladder_blocks)
+        if stacked > 10 * MAX_BLOCKS:
+            rule = f"must be fewer: more than {10 * MAX_BLOCKS} blocks in all layers"
+            raise SettingError("blocks", self.blocks, rule)
+        latent = self.latent
+        if isinstance(latent, CodebookSettings) and len(latent.codebook_size) not in (
+            1,
+            self.layers,
+        ):
+            rule = f"must be one number, or one for each of the {self.layers} layers of the pyramid"
+            raise SettingError("codebook_size", latent.codebook_size, rule)
+        one_layer_of_codes = self.kind == "one-layer" and isinstance(latent, CodebookSettings)
+        if self.objective.kind != "elbo" and not (
+            one_layer_of_codes and latent.kind == "relaxed" and self.second_stage.kind == "none"
+        ):
+            rule = "must be elbo, unless the model is one layer of relaxed codes"
+            raise SettingError("objective", self.objective.kind, rule)
+        nearest = latent.kind == "nearest" and self.second_stage.kind == "pixelcnn"
+        if self.second_stage.kind != "none" and not (one_layer_of_codes or nearest):
+            rule = (
+                "must be none, unless the first stage has codes under uniform priors (one layer of"
+                " codes, or pixelcnn with latents nearest)"
+            )
+            raise SettingError("second_stage", self.second_stage.kind, rule)
+
+    def _check_pyramid(self) -> None:
+        def fail(rule: str) -> None:
+            raise SettingError("pyramid", self.pyramid, rule)
+
+        if not 1 <= self.layers <= MAX_LAYERS:
+            fail(f"must have 1 to {MAX_LAYERS} layers")
+        for below, above in pairwise((self.image_size, *self.pyramid)):
+            ratio = below // above
+            if below != above * ratio or ratio & (ratio - 1):
+                fail(f"must stay or halve from the image's side ({self.image_size}) upwards")
+        if self.pyramid[0] >= self.image_size:
+            fail(f"must begin with a side below the image's {self.image_size}")
+        layers = 2 if self.second_stage.kind == "greedy" else 1
+        if self.kind == "one-layer" and self.layers != layers:
+            sides = "one side, since the model has one layer"
+            if layers == 2:
+                sides = "two sides, the one layer's and the greedy layer's"
+            fail(f"must have {sides}")
+
+    def idle(self) -> dict[str, str]:
+        found: dict[str, str] = {}
+        if self.kind == "hierarchy":
+            found["network"] = "in a hierarchy"
+        else:
+            names = ("ladder_blocks", "decoder_input", "top_prior", "prior")
+            found |= dict.fromkeys(names, "in a model of one layer")
+        if self.latent.kind == "nearest":
+            found["top_prior"] = "with latents nearest, whose priors are all uniform"
+        if self.objective.kind != "elbo":
+            found["relaxation"] = f"with objective {self.objective.kind}"
+        return found
+
+    @property
+    def first_stage(self) -> ModelSettings:
+        """The model whose codes the second stage is about."""
+        layers = self.layers - (self.second_stage.kind == "greedy")
+        latent = self.latent
+        if isinstance(latent, CodebookSettings) and len(latent.codebook_size) > 1:
+            latent = replace(latent, codebook_size=latent.codebook_size[:layers])
+        return replace(
+            self, second_stage=NoSecondStage(), pyramid=self.pyramid[:layers], latent=latent
+        )
+
+    @property
+    def layers(self) -> int:
+        """L."""
+        return len(self.pyramid)
+
+    @property
+    def dims(self) -> int:
+        """Sub-pixels per image, the dims of bits per dim."""
+        return 3 * self.image_size**2
+
+    @property
+    def positions(self) -> int:
+        """Positions of latents per image, summed over the layers."""
+        return sum(side**2 for side in self.pyramid)
+
+    @property
+    def alphabets(self) -> list[tuple[int, int] | None]:
+        """Of each layer, l = 1 first; see `LatentSettings.alphabet`."""
+        return [self.latent.alphabet(layer) for layer in range(self.layers)]
+
+    @property
+    def rate_ceiling(self) -> float | None:
+        """Bits per dim that the codes can carry at most; None where latents are continuous.
+
+        The sum over the layers of positions x symbols x log2 of the values that each can take.
+        """
+        bits = 0.0
+        for side, alphabet in zip(self.pyramid, self.alphabets, strict=True):
+            if alphabet is None:
+                return None
+            symbols, values = alphabet
+            bits += side**2 * symbols * math.log2(values)
+        return bits / self.dims
