@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 
@@ -16,7 +15,7 @@ from rrvqlib.models import build
 def ways(likelihood: str, image: torch.Tensor) -> tuple[Callable, Callable]:
     """Encoding and decoding of an image, to be called, with a fresh hierarchy."""
     torch.manual_seed(0)
-    model = build(replace(CONFIG.model_config, likelihood=likelihood))
+    model = build(changed(CONFIG.model, likelihood=likelihood))
     model.initialise(image)
     codec = Codec(model)
     coded = codec.encode(image)
@@ -29,7 +28,7 @@ def coding(repeats: int) -> list[Timing]:
     image = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
     encode, decode = ways("logistic-edge", image)
     encode_mixture, decode_mixture = ways("mixture", image)
-    config = CONFIG.model_config
+    config = CONFIG.model
     shapes = [(s**2, k) for s, k in zip(config.pyramid, config.codes_per_layer, strict=True)]
     tables = [torch.rand(n, k).double().softmax(1) for n, k in shapes]
     pixels = torch.rand(image.numel(), NIBBLE).double().softmax(1)

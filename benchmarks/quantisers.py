@@ -7,8 +7,8 @@ from torch import Tensor
 
 from benchmarks import SIZES
 from benchmarks.timing import Timing, in_turns
-from rrvqlib.latents.codebook import Codebook, nearest_codes
 from rrvqlib.latents import NearestLatent
+from rrvqlib.latents.codebook import Codebook, nearest_codes
 from rrvqlib.latents.responsibilities import log_responsibilities
 
 
@@ -78,7 +78,7 @@ def nearest(size: str, repeats: int, device: str) -> list[Timing]:
     def our_way() -> None:
         features.grad = None
         draw = ours(features, none, None)
-        (draw.vectors.square().mean() + draw.penalty.mean()).backward()
+        (draw.vectors.square().mean() + draw.vq_loss.mean()).backward()
 
     def their_way() -> None:
         features.grad = None

@@ -8,14 +8,17 @@ import sys
 import torch
 
 from benchmarks.timing import Timing, in_turns
-from rrvqlib.settings.configs import RunConfig, parse_sides
 from rrvqlib.models import build
 from rrvqlib.optimisation.step import Step
+from rrvqlib.settings.flat import changed
+from rrvqlib.settings.model import parse_sides
+from rrvqlib.settings.run import RunSettings
 
 BATCH = 16
-CONFIG = RunConfig(
+CONFIG = changed(
+    RunSettings(),
     pyramid=parse_sides("16*2,8,4"),
-    codes=(64,),
+    codebook_size=(64,),
     channels=32,
     decoder_input="concat",
     batch_size=BATCH,
@@ -25,7 +28,7 @@ CONFIG = RunConfig(
 def step(device: str, bf16: bool) -> Step:
     """One step: images, forward, backward, clipping, optimiser, average; as a function to call."""
     torch.manual_seed(0)
-    model = build(CONFIG.model_config).to(device)
+    model = build(CONFIG.model).to(device)
     images = torch.randint(0, 256, (BATCH, 3, 32, 32), dtype=torch.uint8, device=device)
     made = Step(model, images, CONFIG, bf16=bf16)
     made.dials.set((CONFIG.lr, CONFIG.lr), temperature=1.0, kl_weight=1.0)

@@ -3,4 +3,4 @@
 Importing this package is quick: torch is imported with the modules that use it.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

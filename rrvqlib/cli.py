@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 import time
@@ -153,7 +154,7 @@ def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None
     if sys.stderr is None:  # closed by the shell; progress bars expect one
         sys.stderr = open(os.devnull, "w")
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a path may hold what the terminal cannot show
+        if isinstance(stream, io.TextIOWrapper):  # a path may hold what a terminal cannot show
             stream.reconfigure(errors="backslashreplace")
     try:
         try:

@@ -56,7 +56,7 @@ def check_writable(path: Path) -> None:
         pass
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Call `write` with a temporary path beside `path`, then put the result in its place.
 
     A kill or a full disk leaves the old file, if there was one, untouched.

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,7 +57,7 @@ def choose_device(wanted: str) -> torch.device:
 @contextmanager
 def true_float32() -> Iterator[None]:
     """Inside, products of float32 numbers are not rounded to TF32 on a GPU."""
-    backends = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
     allowed = [backend.allow_tf32 for backend in backends]
     try:
         for backend in backends:

@@ -1,26 +1,25 @@
 """What a model is given is checked once, at every public entry; foreign weights likewise."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_runs import TINY
+from helpers import TINY
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rrvqlib.runs.checkpoint import load_model, save_model
-from rrvqlib.settings.configs import ModelConfig
+from rrvqlib.data.pixels import check_pixels
 from rrvqlib.errors import UserError
 from rrvqlib.models import build
 from rrvqlib.models.hierarchy import HierarchicalVAE
-from rrvqlib.data.pixels import check_pixels
+from rrvqlib.runs.checkpoint import load_model, save_model
 from rrvqlib.runs.scoring import importance_weighted_score, score
+from rrvqlib.settings.flat import changed
+from rrvqlib.settings.model import ModelSettings
 
 
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    return build(TINY.model_config).eval()
+    return build(TINY.model).eval()
 
 
 IMAGES = torch.randint(0, 256, (3, 3, 8, 8), dtype=torch.uint8)
@@ -93,7 +92,7 @@ def test_temperatures_are_checked(temperature, model):
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
 def test_models_of_another_precision_are_refused_in_words(kind):
-    other = build(TINY.model_config).to(kind)
+    other = build(TINY.model).to(kind)
     for entry in (
         lambda: other(IMAGES),
         lambda: other.sample(1),
@@ -120,15 +119,15 @@ VARIANTS = [
     {"latent": "nearest"},
     {"latent": "binary"},
     {"covariance": "diagonal", "prior": "direct"},
-    {"model": "vqvae", "pyramid": (4,)},
-    {"model": "relaxed-vqvae", "pyramid": (4,)},
-    {"model": "vimco", "pyramid": (4,)},
+    {"model": "one-layer", "latent": "nearest", "pyramid": (4,)},
+    {"model": "one-layer", "pyramid": (4,)},
+    {"model": "one-layer", "objective": "vimco", "pyramid": (4,)},
 ]
 
 
 @pytest.mark.parametrize("changes", VARIANTS)
 def test_a_model_makes_no_float64(changes):
-    model = build(replace(TINY, **changes).model_config)
+    model = build(changed(TINY, **changes).model)
     with NoFloat64():
         model.initialise(IMAGES)
         terms = model.train()(IMAGES, torch.tensor(1.0))
@@ -166,7 +165,9 @@ def test_weights_that_are_not_the_model_s_are_refused_by_every_reader(what, fold
 
 
 def test_another_model_s_folder_is_refused(tmp_path):
-    save_model(build(replace(TINY, model="vqvae", pyramid=(4,)).model_config), tmp_path)
+    save_model(
+        build(changed(TINY, model="one-layer", latent="nearest", pyramid=(4,)).model), tmp_path
+    )
     with pytest.raises(UserError, match="missing"):
         HierarchicalVAE.from_pretrained(str(tmp_path))
 
@@ -186,11 +187,11 @@ def test_a_flipped_bit_is_noticed(folder):
 
 @pytest.mark.parametrize(
     "absurd",
-    [{"blocks": 10**6}, {"channels": 10**6}, {"codes": (10**9,)}, {"pyramid": (4,) * 5000}],
+    [{"blocks": 10**6}, {"channels": 10**6}, {"codebook_size": (10**9,)}, {"pyramid": (4,) * 5000}],
 )
 def test_absurd_settings_are_refused_before_a_network_is_built(absurd):
     with pytest.raises(UserError, match="at most"):
-        ModelConfig(**{"image_size": 8, "pyramid": (4, 2), "channels": 4, **absurd})
+        changed(ModelSettings(), **{"image_size": 8, "pyramid": (4, 2), "channels": 4, **absurd})
 
 
 def test_settings_that_do_not_fit_the_weights_take_no_memory(folder):

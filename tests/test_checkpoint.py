@@ -10,15 +10,16 @@ import stat
 import subprocess
 import sys
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_runs import TINY, VQVAE
+from helpers import TINY, VQVAE
 
 import rrvqlib
+from rrvqlib.errors import UserError
+from rrvqlib.models import build
 from rrvqlib.runs import checkpoint
 from rrvqlib.runs.checkpoint import (
     check_writable,
@@ -32,8 +33,6 @@ from rrvqlib.runs.checkpoint import (
     write_atomically,
     write_json,
 )
-from rrvqlib.errors import UserError
-from rrvqlib.models import build
 
 STATE = {
     "config": {"lr": 1e-3, "pyramid": [4, 2], "name": "tiny", "ema": None, "on": True},
@@ -131,7 +130,7 @@ def test_files_can_be_read_by_others_whatever_the_umask(tmp_path):
     old = os.umask(0o077)
     try:
         write_json(tmp_path / "run.json", {})
-        save_model(build(TINY.model_config), tmp_path)
+        save_model(build(TINY.model), tmp_path)
     finally:
         os.umask(old)
     assert sorted(p.name for p in tmp_path.iterdir()) == [
@@ -250,10 +249,10 @@ def test_a_full_disk_keeps_the_old_checkpoint(saved):
 
 @pytest.mark.parametrize("room", [0, 100, 5000])  # config.json does not fit, weights do not fit
 def test_a_full_disk_keeps_the_old_model(room, tmp_path):
-    model = build(TINY.model_config)
+    model = build(TINY.model)
     save_model(model, tmp_path)
     with disk_with_room_for(room), pytest.raises(UserError, match="free some disk space"):
-        save_model(build(TINY.model_config), tmp_path)
+        save_model(build(TINY.model), tmp_path)
     kept = load_model(tmp_path).state_dict()
     assert all(torch.equal(value, kept[name]) for name, value in model.state_dict().items())
     assert len(list(tmp_path.iterdir())) == 2
@@ -261,12 +260,12 @@ def test_a_full_disk_keeps_the_old_model(room, tmp_path):
 
 @pytest.mark.parametrize("kind", [{}, VQVAE, {"latent": "gaussian"}])
 def test_a_model_is_loaded_as_from_pretrained_does(kind, tmp_path, capsys):
-    model = build(replace(TINY, **kind).model_config)
+    model = build(changed(TINY, **kind).model)
     save_model(model, tmp_path)
     ours = load_model(tmp_path)
     assert capsys.readouterr().out == ""  # standard output belongs to the commands
     theirs = type(model).from_pretrained(str(tmp_path))
-    assert ours.config == theirs.config == model.config and not ours.training
+    assert ours.config == theirs.config == model.settings and not ours.training
     for name, value in model.state_dict().items():
         assert torch.equal(ours.state_dict()[name], value)
         assert torch.equal(theirs.state_dict()[name], value)
@@ -274,7 +273,7 @@ def test_a_model_is_loaded_as_from_pretrained_does(kind, tmp_path, capsys):
 
 @pytest.fixture
 def model_folder(tmp_path):
-    save_model(build(TINY.model_config), tmp_path)
+    save_model(build(TINY.model), tmp_path)
     return tmp_path
 
 
@@ -312,7 +311,7 @@ def test_weights_of_another_model_are_refused(model_folder):
         {"channels": 0}, {"init_scale": "big"}, {"scale_per_channel": 1},
         {"scale_per_channel": "no"}, {"likelihood": "normal"}, {"components": 0},
         {"pyramid": 4}, {"pyramid": "4,2"}, {"pyramid": [4, "2"]}, {"pyramid": [4.5, 2]},
-        {"pyramid": []}, {"codes": [[4]]}, {"codes": [0]}, {"model": "cnn"}, {"model": 3},
+        {"pyramid": []}, {"codebook_size": [[4]]}, {"codebook_size": [0]}, {"model": "cnn"}, {"model": 3},
         {"covariance": None}, {"unknown": 1},
     ],
 )  # fmt: skip

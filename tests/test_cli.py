@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_runs import SMALL_FILES, write_images
+from helpers import TINY_FLAGS, write_images
 
 from rrvqlib import cli, compress, diagnose, evaluate, reconstruct, sample, train
-from rrvqlib.runs.checkpoint import CHECKPOINT, only_writer
-from rrvqlib.settings.configs import RunConfig
 from rrvqlib.runs import RUNS
+from rrvqlib.runs.checkpoint import CHECKPOINT, only_writer
+from rrvqlib.settings.run import RunSettings
 
 COMMANDS = {"train": train, "evaluate": evaluate, "sample": sample, "reconstruct": reconstruct,
             "diagnose": diagnose, "compress": compress}  # fmt: skip
@@ -53,7 +53,7 @@ def finished(tmp_path_factory):
     """A finished run's folder and its data, never changed."""
     folder = tmp_path_factory.mktemp("finished")
     images = write_images(folder / "images.npz")
-    call(train, "--dataset", images, "--out", folder / "run", *SMALL_FILES)
+    call(train, "--dataset", images, "--out", folder / "run", *TINY_FLAGS)
     return folder / "run", images
 
 
@@ -89,7 +89,7 @@ def test_help_is_quick_and_does_not_import_torch(name):
 
 def test_help_names_every_setting_and_every_run():
     text = train.make_parser().format_help()
-    for field in fields(RunConfig):
+    for field in fields(RunSettings):
         assert f"--{field.name} " in text
         assert " ".join(field.metadata["help"].split()[:3]) in " ".join(text.split())
     for name, run in RUNS.items():
@@ -101,7 +101,7 @@ def test_flags_are_parsed_to_their_fields_types():
         ["--pyramid", "16*2,8", "--lr", "1e-2", "--steps", "7", "--compile", "yes",
          "--dataset", "npz:a.npz"]
     )  # fmt: skip
-    assert cli.read_fields(args, RunConfig) == {
+    assert cli.read_fields(args, RunSettings) == {
         "pyramid": (16, 16, 8), "lr": 0.01, "steps": 7, "compile": True, "dataset": "npz:a.npz"
     }  # fmt: skip
 
@@ -110,7 +110,7 @@ def test_flags_are_parsed_to_their_fields_types():
 
 
 def test_dry_run_prints_what_a_run_costs(capsys):
-    call(train, "--dry-run", *SMALL_FILES)
+    call(train, "--dry-run", *TINY_FLAGS)
     out = capsys.readouterr().out
     for label in ("parameters", "FLOPs", "memory", "time here", "latents"):
         assert label in out
@@ -163,28 +163,28 @@ def test_data_lie_where_training_found_them(run_folder, refused):
 
 OUT_OF_RANGE = {
     "image_size": ("0", "-8", "1"), "pyramid": ("0", "32", "5", "4,8", "16,-8"),
-    "codes": ("0", "-1", "4,4,4", "1" + 22 * "0"), "code_size": ("0",),
+    "codebook_size": ("0", "-1", "4,4,4", "1" + 22 * "0"), "embedding_dim": ("0",),
     "channels": ("0", "-3"), "blocks": ("0",),
     "ladder_blocks": ("-1",), "init_scale": ("0", "-1", "nan", "inf"), "commitment": ("-1", "nan"),
     "prior_channels": ("0",), "prior_blocks": ("0", "-1"), "samples": ("1", "0", "1" + 22 * "0"),
-    "codebook_decay": ("0", "1", "-0.5"), "restart_below": ("-0.1",),
+    "codebook_decay": ("0", "1", "-0.5"), "dead_code_threshold": ("-0.1",),
     "seed": ("-1", "99999999999"), "steps": ("0", "-1"),
     "batch_size": ("0", "-8", "1" + 22 * "0"), "lr": ("0", "-1e-3", "nan", "inf", "1e300"),
     "components": ("0", "-1"), "seconds": ("-1", "nan", "inf"), "shard_mb": ("0", "-5"),
     "codebook_lr_factor": ("0", "nan"), "lr_warmup": ("-1",),
     "lr_min": ("-1", "1", "nan"), "plateau_patience": ("0",), "max_grad_norm": ("-1", "nan"),
-    "skip_above": ("-1", "inf"), "max_skipped": ("0",), "ema": ("-0.1", "1", "2"),
+    "grad_skip_factor": ("-1", "inf"), "max_skipped": ("0",), "ema": ("-0.1", "1", "2"),
     "temperature": ("0", "-1", "nan"), "temperature_end": ("0", "2"),
     "temperature_fraction": ("-0.1", "1.5"), "kl_warmup": ("-1", "1.01"),
     "free_nats": ("-1", "nan", "1e300"), "eval_every": ("0",), "eval_images": ("-1",),
     "save_every": ("0",),
     "iw_k": ("-1",), "iw_images": ("-1",), "grad_accumulation": ("0", "-1"),
 }  # fmt: skip
-CHOICES = {f.name for f in fields(RunConfig) if f.metadata["choices"]}
+CHOICES = {f.name for f in fields(RunSettings) if f.metadata["choices"]}
 
 
 def test_every_setting_out_of_range_is_refused(refused):
-    numeric = {f.name for f in fields(RunConfig) if f.type in ("int", "float", "Sides")}
+    numeric = {f.name for f in fields(RunSettings) if f.type in ("int", "float", "Sides")}
     assert numeric == OUT_OF_RANGE.keys()  # a new field needs a rule, and a row here
     for name, values in OUT_OF_RANGE.items():
         for value in values:
@@ -197,15 +197,15 @@ def test_settings_that_do_not_go_together_are_refused(refused):
     for argv, text in (
         (("--batch_size", 8, "--grad_accumulation", 3), "multiple of grad_accumulation"),
         (("--cuda_graphs", "true", "--grad_accumulation", 2), "auto or false"),
-        (("--model", "vqvae"), "one side only"),
+        (("--model", "one-layer", "--latent", "nearest"), "one side only"),
         (("--network", "mlp"), "conv"),
-        (("--codes", "4,4"), "one number or one for each"),
+        (("--codebook_size", "4,4"), "one number or one for each"),
     ):
         refused(train, *argv, mentions=text)
 
 
 def test_values_that_cannot_be_parsed_are_refused(refused):
-    for field in fields(RunConfig):
+    for field in fields(RunSettings):
         if field.type in ("int", "float", "bool", "Sides"):
             for value in ("abc", "", "1..2"):
                 refused(train, f"--{field.name}", value, mentions=f"--{field.name} ")
@@ -223,7 +223,7 @@ def test_argparse_s_own_errors_have_the_same_exit_code(command, capsys):
 def test_unknown_run_and_missing_out_are_refused(refused, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     refused(train, "--run", "imagenet", mentions=("imagenet", "photos"))
-    refused(train, *SMALL_FILES, mentions="--out")
+    refused(train, *TINY_FLAGS, mentions="--out")
     assert not list(tmp_path.iterdir())
 
 
@@ -238,16 +238,16 @@ def test_bad_data_are_refused(refused, tmp_path):
                     f"npz:{tmp_path}/text.npz", f"npz:{tmp_path}/objects.npz",
                     f"npz:{tmp_path}", "npz:~nobody-of-this-name/x", "folder:",
                     f"folder:{tmp_path}/none"):  # fmt: skip
-        refused(train, *SMALL_FILES, "--dataset", dataset, *out)
-    wrong_size = [*SMALL_FILES, "--dataset", images, "--image_size", "16"]
+        refused(train, *TINY_FLAGS, "--dataset", dataset, *out)
+    wrong_size = [*TINY_FLAGS, "--dataset", images, "--image_size", "16"]
     refused(train, *wrong_size, *out, mentions=("8x8", "16"))
-    refused(train, *SMALL_FILES, "--dataset", "cifar10", *out, mentions="32")
+    refused(train, *TINY_FLAGS, "--dataset", "cifar10", *out, mentions="32")
     assert not list((tmp_path / "out").iterdir())
 
 
 def test_paths_that_cannot_be_written_are_refused(refused, finished, tmp_path):
     (tmp_path / "file").write_text("precious")
-    here = [*SMALL_FILES, "--dataset", finished[1]]
+    here = [*TINY_FLAGS, "--dataset", finished[1]]
     for place in (tmp_path / "file", tmp_path / "file" / "below", "/dev/null/x", "/proc/x"):
         refused(train, *here, "--out", place, mentions=(str(place), "choose another"))
     for place in (tmp_path / "none" / "s.png", tmp_path / "file" / "s.png", tmp_path):
@@ -265,12 +265,12 @@ def test_a_folder_without_permission_is_refused(refused, finished, tmp_path):
         pytest.skip("this user may write everywhere")
     except PermissionError:
         pass
-    refused(train, *SMALL_FILES, "--out", locked, mentions=(str(locked), "choose another --out"))
-    refused(train, *SMALL_FILES, "--out", locked / "run", mentions="choose another --out")
+    refused(train, *TINY_FLAGS, "--out", locked, mentions=(str(locked), "choose another --out"))
+    refused(train, *TINY_FLAGS, "--out", locked / "run", mentions="choose another --out")
 
 
 def test_a_run_is_not_overwritten(refused, run_folder, finished):
-    here = [*SMALL_FILES, "--dataset", finished[1], "--out", run_folder]
+    here = [*TINY_FLAGS, "--dataset", finished[1], "--out", run_folder]
     before = {p.name: p.read_bytes() for p in run_folder.iterdir() if p.is_file()}
     refused(train, *here, mentions=("--resume", "another --out"))
     (run_folder / CHECKPOINT).unlink()  # as in a published folder
@@ -284,7 +284,7 @@ def test_a_run_is_not_overwritten(refused, run_folder, finished):
                                   "metrics.jsonl", "run.json"])  # fmt: skip
 def test_a_user_s_own_files_are_not_overwritten(name, refused, finished, tmp_path):
     (tmp_path / name).write_text('{"precious": 1}')
-    here = [*SMALL_FILES, "--dataset", finished[1], "--out", tmp_path]
+    here = [*TINY_FLAGS, "--dataset", finished[1], "--out", tmp_path]
     line = refused(train, *here, mentions=(name, "choose another --out"))
     assert "--resume" not in line  # there is nothing to resume
     assert [p.name for p in tmp_path.iterdir()] == [name]
@@ -296,7 +296,7 @@ def test_a_run_killed_before_its_first_checkpoint_may_start_anew(finished, tmp_p
     out.mkdir()
     for name in ("run.json", "metrics.jsonl"):
         shutil.copy(finished[0] / name, out)
-    call(train, *SMALL_FILES, "--dataset", finished[1], "--out", out)
+    call(train, *TINY_FLAGS, "--dataset", finished[1], "--out", out)
     assert (out / "results.json").exists()
 
 
@@ -309,13 +309,13 @@ def test_a_run_does_not_lie_among_its_images(refused, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "set")
     for images, out in ((".", "run"), (".", "."), (tmp_path / "link", "class/deep/run"),
                         (tmp_path / "set", "../link/run")):  # fmt: skip
-        refused(train, *SMALL_FILES, "--dataset", f"folder:{images}", "--out", out,
+        refused(train, *TINY_FLAGS, "--dataset", f"folder:{images}", "--out", out,
                 mentions=(f"--out {out}", "choose another --out"))  # fmt: skip
     assert before == sorted(tmp_path.rglob("*"))
 
 
 def test_two_trainings_do_not_share_a_folder(refused, finished, tmp_path):
-    here = [*SMALL_FILES, "--dataset", finished[1], "--out", tmp_path]
+    here = [*TINY_FLAGS, "--dataset", finished[1], "--out", tmp_path]
     with only_writer(tmp_path):
         for more in ((), ("--resume",)):
             refused(train, *here, *more, mentions=("another training", "choose another --out"))
@@ -337,19 +337,19 @@ def test_a_bad_out_is_found_before_the_work(command, refused, finished, tmp_path
 
 
 def test_resume_needs_the_run_s_own_settings_and_data(refused, run_folder, finished, tmp_path):
-    here = [*SMALL_FILES, "--out", run_folder, "--resume"]
+    here = [*TINY_FLAGS, "--out", run_folder, "--resume"]
     refused(train, *here, "--dataset", finished[1], "--lr", "1e-3", mentions=("--lr 0.001", "0.00"))
     other = write_images(tmp_path / "other.npz")
     refused(train, *here, "--dataset", other, mentions=("--dataset", "images.npz"))
     call(train, *here, "--dataset", finished[1])  # finished: nothing to do
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "model.safetensors").touch()
-    refused(train, *SMALL_FILES, "--out", tmp_path / "new", "--resume", "--dataset", finished[1],
+    refused(train, *TINY_FLAGS, "--out", tmp_path / "new", "--resume", "--dataset", finished[1],
             mentions="nothing to resume")  # fmt: skip
 
 
 def test_a_damaged_run_folder_is_refused(refused, run_folder, finished):
-    resume = [*SMALL_FILES, "--dataset", finished[1], "--out", run_folder, "--resume"]
+    resume = [*TINY_FLAGS, "--dataset", finished[1], "--out", run_folder, "--resume"]
     contents = {p.name: p.read_bytes() for p in run_folder.iterdir() if p.is_file()}
 
     def damaged(name, content, *commands):
@@ -427,7 +427,7 @@ def test_readers_refuse_wrong_values(refused, finished, tmp_path):
 @no_gpu
 def test_a_gpu_that_is_not_there_is_refused(refused, finished, tmp_path):
     out = ("--out", tmp_path / "out")
-    here = [*SMALL_FILES, "--dataset", finished[1], "--device", "cuda"]
+    here = [*TINY_FLAGS, "--dataset", finished[1], "--device", "cuda"]
     refused(train, *here, *out, mentions="--device cpu")
     refused(train, *here, "--dry-run", mentions="--device cpu")
     for command in (evaluate, sample, reconstruct):
@@ -452,7 +452,7 @@ def test_errors_of_the_program_keep_their_traceback():
 
 
 def test_what_no_memory_holds_is_refused(refused):
-    refused(train, *SMALL_FILES, "--channels", 65536, "--dry-run", mentions="not enough memory")
+    refused(train, *TINY_FLAGS, "--channels", 65536, "--dry-run", mentions="not enough memory")
 
 
 @pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory.")])
@@ -505,7 +505,7 @@ def test_a_closed_standard_error_stops_no_command(finished):
 
 def test_resume_begins_where_there_is_nothing_yet(finished, tmp_path, capsys):
     """So that one command in a loop comes to the end, killed in its first second or later."""
-    here = [*SMALL_FILES, "--dataset", finished[1], "--out", tmp_path / "new", "--resume"]
+    here = [*TINY_FLAGS, "--dataset", finished[1], "--out", tmp_path / "new", "--resume"]
     call(train, *here)
     assert "starting at step 0" in capsys.readouterr().err
     first = (tmp_path / "new" / "results.json").read_text()
@@ -535,14 +535,14 @@ def test_absurd_numbers_are_refused_with_a_reason(n, refused, finished, tmp_path
     for flag in ("--iw_k", "--batch_size", "--limit"):
         refused(evaluate, finished[0], flag, n * 10**6, mentions=(flag, "at most"))
     settings = {"--blocks": n, "--pyramid": f"4*{n}", "--lr": 1e38, "--channels": n * 10,
-                "--codes": n * 10, "--image_size": n}  # fmt: skip
+                "--codebook_size": n * 10, "--image_size": n}  # fmt: skip
     for flag, value in settings.items():
-        refused(train, *SMALL_FILES, flag, value, "--out", tmp_path / "r", mentions=flag)
+        refused(train, *TINY_FLAGS, flag, value, "--out", tmp_path / "r", mentions=flag)
 
 
 def test_a_run_that_learnt_nothing_fails(refused, finished, tmp_path):
     cold = ("--temperature", "1e-40", "--temperature_end", "1e-40")
-    refused(train, *SMALL_FILES, "--dataset", finished[1], "--out", tmp_path / "r", *cold,
+    refused(train, *TINY_FLAGS, "--dataset", finished[1], "--out", tmp_path / "r", *cold,
             mentions=("steps were skipped", "nothing was learnt"))  # fmt: skip
     assert not (tmp_path / "r" / "results.json").exists()
 
@@ -568,7 +568,9 @@ def test_a_score_that_is_no_number_is_an_error(refused, finished, monkeypatch):
 
     real = rrvqlib.runs.scoring.score
     monkeypatch.setattr(
-        rrvqlib.runs.scoring, "score", lambda *a, **k: real(*a, **k) | {"bits_per_dim": float("nan")}
+        rrvqlib.runs.scoring,
+        "score",
+        lambda *a, **k: real(*a, **k) | {"bits_per_dim": float("nan")},
     )
     refused(evaluate, finished[0], "--json", mentions=("bits_per_dim", "not a number"))
 

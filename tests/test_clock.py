@@ -6,18 +6,17 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
 
 import pytest
 import torch
-from tiny_runs import SMALL_FILES, TINY, trainer, write_images
+from helpers import TINY_FLAGS, TINY, trainer, write_images
 
-from rrvqlib.runs.checkpoint import CHECKPOINT, load_model, load_state
 from rrvqlib.errors import UserError
 from rrvqlib.optimisation import clock as clock_module
 from rrvqlib.optimisation.clock import Clock, Pace, due
 from rrvqlib.optimisation.signals import Stopped, StopRequest
 from rrvqlib.optimisation.trainer import train
+from rrvqlib.runs.checkpoint import CHECKPOINT, load_model, load_state
 
 
 class Time:
@@ -80,7 +79,7 @@ def lines_of(folder):
 def test_a_run_by_the_clock_is_finished_and_scored_in_its_time(images, tmp_path):
     out = tmp_path / "run"
     out.mkdir()
-    config = replace(TINY, dataset=images, seconds=8.0, steps=100, eval_every=25, save_every=50)
+    config = changed(TINY, dataset=images, seconds=8.0, steps=100, eval_every=25, save_every=50)
     started = time.perf_counter()
     results = train(config, out, "tiny", show_progress=False)
     took = time.perf_counter() - started
@@ -99,7 +98,7 @@ def test_a_run_by_the_clock_is_finished_and_scored_in_its_time(images, tmp_path)
 
 
 def test_time_that_does_not_suffice_for_a_step_is_said(images, tmp_path):
-    config = replace(TINY, dataset=images, seconds=0.5)
+    config = changed(TINY, dataset=images, seconds=0.5)
     with pytest.raises(UserError, match=r"--seconds 0\.5.*give more"):
         trainer(config, tmp_path / "run").run(show_progress=False)
 
@@ -107,7 +106,7 @@ def test_time_that_does_not_suffice_for_a_step_is_said(images, tmp_path):
 def test_a_stopped_run_is_saved_scored_and_goes_on(images, tmp_path):
     out = tmp_path / "run"
     out.mkdir()
-    config = replace(TINY, dataset=images, seconds=12.0, steps=100, eval_every=10)
+    config = changed(TINY, dataset=images, seconds=12.0, steps=100, eval_every=10)
 
     def stop(trainer, line):
         if not (out / "results.json").exists():
@@ -131,7 +130,7 @@ def test_a_second_signal_quits_without_the_score(images, tmp_path):
     out = tmp_path / "run"
     command = [sys.executable, "-m", "rrvqlib.train", "--dataset", images, "--out", str(out)]
     process = subprocess.Popen(
-        [*command, *SMALL_FILES, "--steps", "100000", "--iw_k", "30000"],
+        [*command, *TINY_FLAGS, "--steps", "100000", "--iw_k", "30000"],
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     while not (out / CHECKPOINT).exists():
@@ -149,7 +148,7 @@ def test_a_second_signal_quits_without_the_score(images, tmp_path):
 def test_training_works_outside_the_main_thread(images, tmp_path):
     out, found = tmp_path / "run", []
     out.mkdir()
-    config = replace(TINY, dataset=images, steps=2)
+    config = changed(TINY, dataset=images, steps=2)
     thread = threading.Thread(
         target=lambda: found.append(train(config, out, "tiny", show_progress=False))
     )

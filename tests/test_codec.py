@@ -4,28 +4,28 @@ import math
 import os
 import subprocess
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_runs import TINY
+from helpers import TINY
 
-from rrvqlib.runs.checkpoint import save_model
 from rrvqlib.coding.codec import FREQUENCY_BITS, Codec, Stack, frequencies, high_masses, low_masses
-from rrvqlib.settings.configs import ModelConfig
 from rrvqlib.errors import UserError
 from rrvqlib.likelihoods import LIKELIHOODS, build_likelihood
 from rrvqlib.models import build
+from rrvqlib.runs.checkpoint import save_model
+from rrvqlib.settings.flat import changed
+from rrvqlib.settings.model import ModelSettings
 
 pytest.importorskip("constriction", reason="needs pip's constriction")
 
 
 def make_model(**changes):
     torch.manual_seed(0)
-    model = build(replace(TINY, **{"codes": (16,), **changes}).model_config)
+    model = build(changed(TINY, **{"codebook_size": (16,), **changes}).model)
     model.initialise(make_images(32))
     return model.eval()
 
@@ -76,7 +76,7 @@ def test_a_stack_gives_back_what_was_pushed_at_its_price(seed, count):
 @pytest.mark.parametrize("name", LIKELIHOODS)
 def test_high_and_low_bits_together_have_the_mass_of_the_value(name, known):
     torch.manual_seed(known)
-    likelihood = build_likelihood(ModelConfig(likelihood=name)).double()
+    likelihood = build_likelihood(changed(ModelSettings(), likelihood=name)).double()
     parameters = 0.1 * torch.randn(1, likelihood.parameter_channels, 5, 5).double()
     image = torch.randint(0, 256, (1, 3, 5, 5), dtype=torch.uint8)
     with torch.no_grad():
@@ -91,7 +91,7 @@ def test_high_and_low_bits_together_have_the_mass_of_the_value(name, known):
 
 
 def test_values_without_mass_in_float64_can_be_coded():
-    likelihood = build_likelihood(ModelConfig(likelihood="mixture")).double()
+    likelihood = build_likelihood(changed(ModelSettings(), likelihood="mixture")).double()
     parameters = torch.full((1, 50, 1, 1), -50.0).double()  # all means at -150, scales tiny
     image = torch.full((1, 3, 1, 1), 255, dtype=torch.uint8)
     with torch.no_grad():
@@ -108,7 +108,7 @@ VARIANTS = [
     {"likelihood": "logistic-pixel"},
     {"likelihood": "mixture", "components": 3},
     {"prior": "direct", "covariance": "fixed", "top_prior": "uniform"},
-    {"decoder_input": "concat", "blocks": 2, "codes": (16, 5)},
+    {"decoder_input": "concat", "blocks": 2, "codebook_size": (16, 5)},
 ]
 
 
@@ -147,7 +147,7 @@ def test_codes_cost_what_the_prior_says():
 
             def pay(index, state, features=features):
                 nonlocal ideal
-                layer = double.model.top_down.layers[index]
+                layer = double.model.decoder.layers[index]
                 codes = double._posterior(layer, features[index], state).argmax(1)
                 prior = double._prior(layer, state)
                 ideal -= prior.gather(1, codes[:, None]).log2().sum().item()
@@ -211,7 +211,7 @@ def test_foreign_bits_are_refused():
 
 
 @pytest.mark.parametrize(
-    "changes", [{"latent": "gaussian"}, {"model": "relaxed-vqvae", "pyramid": (4,)}]
+    "changes", [{"latent": "gaussian"}, {"model": "one-layer", "pyramid": (4,)}]
 )
 def test_models_without_a_hierarchy_of_codes_are_refused(changes):
     with pytest.raises(UserError, match="only hierarchies of codes"):

@@ -5,20 +5,20 @@ The backend `aot_eager` compiles everything but the kernels, so results must agr
 
 import subprocess
 import sys
-from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
-from tiny_runs import TINY, VQVAE, trainer, write_images
+from helpers import TINY, VQVAE, trainer, write_images
 from torch._dynamo.utils import counters
 
-from rrvqlib.settings.configs import parse_sides
-from rrvqlib.objectives.elbo import training_loss
 from rrvqlib.errors import UserError
 from rrvqlib.models import build
+from rrvqlib.objectives.elbo import training_loss
 from rrvqlib.optimisation import trainer as trainer_module
 from rrvqlib.optimisation.compiled import compile_layers
+from rrvqlib.settings.flat import changed
+from rrvqlib.settings.model import parse_sides
 
 KINDS = {
     "rrvq": {"decoder_input": "concat"},
@@ -27,7 +27,7 @@ KINDS = {
     "binary": {"latent": "binary"},
     "nearest": {"latent": "nearest"},
     "vqvae": VQVAE,
-    "relaxed-vqvae": {"model": "relaxed-vqvae", "pyramid": (4,)},
+    "relaxed-vqvae": {"model": "one-layer", "pyramid": (4,)},
 }
 
 
@@ -44,7 +44,7 @@ def graphs():
 
 def one_step(model, temperature):
     """Loss and gradients of a batch."""
-    side = model.config.image_size
+    side = model.settings.image_size
     torch.manual_seed(0)
     images = torch.randint(0, 256, (6, 3, side, side), dtype=torch.uint8)
     model.zero_grad()
@@ -56,7 +56,7 @@ def one_step(model, temperature):
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
 def test_compiled_layers_compute_the_same(kind):
-    config = replace(TINY, **kind).model_config
+    config = changed(TINY, **kind).model
     plain, compiled = build(config), build(config)
     compiled.load_state_dict(plain.state_dict())
     compile_layers(compiled, "aot_eager")
@@ -70,7 +70,7 @@ def test_compiled_layers_compute_the_same(kind):
 
 def test_layers_of_one_kind_are_compiled_once():
     pyramid = parse_sides("16*3,8*2,4*3,2*2,1*3")
-    model = build(replace(TINY, image_size=32, pyramid=pyramid).model_config)
+    model = build(changed(TINY, image_size=32, pyramid=pyramid).model)
     compile_layers(model, "eager")
     one_step(model, 1.0)
     # On each of five grids a layer under another of the same grid, and one under the next; the
@@ -82,10 +82,10 @@ def test_a_compiled_run_is_the_run_and_evaluations_compile_nothing(tmp_path, mon
     monkeypatch.setattr(
         trainer_module, "compile_layers", partial(compile_layers, backend="aot_eager")
     )
-    config = replace(TINY, dataset=write_images(tmp_path / "images.npz"), ema=0.0)
+    config = changed(TINY, dataset=write_images(tmp_path / "images.npz"), ema_decay=0.0)
     plain = trainer(config, tmp_path / "plain")
     plain.run(show_progress=False)
-    run = trainer(replace(config, compile=True), tmp_path / "compiled")
+    run = trainer(changed(config, compile=True), tmp_path / "compiled")
     run.step()
     after_the_first = graphs()
     run.run(show_progress=False)
@@ -100,7 +100,7 @@ def test_a_machine_that_cannot_compile_is_a_clear_error(tmp_path, monkeypatch):
 
     monkeypatch.setattr(trainer_module, "compile_layers", partial(compile_layers, backend=broken))
     dataset = write_images(tmp_path / "images.npz")
-    run = trainer(replace(TINY, dataset=dataset, compile=True), tmp_path / "run")
+    run = trainer(changed(TINY, dataset=dataset, compile=True), tmp_path / "run")
     with pytest.raises(UserError, match=r"(?s)no compiler here.*--compile false"):
         run.run(show_progress=False)
 

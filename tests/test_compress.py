@@ -4,7 +4,6 @@ import random
 import struct
 import time
 import zlib
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +14,6 @@ from PIL import Image
 from test_codec import make_model
 
 from rrvqlib import cli, compress
-from rrvqlib.runs.checkpoint import save_model
 from rrvqlib.coding.container import (
     MAX_SIDE,
     Container,
@@ -25,9 +23,10 @@ from rrvqlib.coding.container import (
     unpack,
 )
 from rrvqlib.coding.tiles import Entry, cut, join
-from rrvqlib.errors import UserError
-from rrvqlib.runs.pictures import write_png
 from rrvqlib.data.reader import depth_in_header
+from rrvqlib.errors import UserError
+from rrvqlib.runs.checkpoint import save_model
+from rrvqlib.runs.pictures import write_png
 
 WORDS = np.arange(40, dtype=np.uint32) * 99_999_989
 ENTRIES = (Entry("a.png", 30, 20), Entry("ü.jpg", 7, 9))
@@ -86,7 +85,7 @@ def test_a_file_that_lies_about_itself_ends_in_an_error_or_in_what_it_says(seed)
 
 
 def test_names_lead_into_no_other_folder():
-    hostile = replace(FILE, entries=(Entry("../../x.png", 8, 8),))
+    hostile = changed(FILE, entries=(Entry("../../x.png", 8, 8),))
     assert unpack(pack(hostile), "file").entries[0].name == "x.png"
 
 
@@ -107,7 +106,7 @@ def folder(tmp_path_factory):
     for name in ("model", "other"):
         (folder / name).mkdir()
     save_model(make_model(), folder / "model")
-    save_model(make_model(code_size=4), folder / "other")
+    save_model(make_model(embedding_dim=4), folder / "other")
     rng = np.random.default_rng(0)
     for name, size in (("one.png", (16, 8)), ("two.bmp", (9, 11))):
         coarse = rng.integers(0, 256, (-(-size[1] // 4), -(-size[0] // 4), 3), dtype=np.uint8)
@@ -272,7 +271,7 @@ def test_pictures_and_names_of_every_kind_are_kept_or_refused(
 ):
     # Names: not UTF-8, and longer than a file of ours holds.
     for name in ("bad\udcff.png", "€" * 100 + ".png"):
-        kept = unpack(pack(replace(FILE, entries=(Entry(name, 30, 20),))), "file").entries[0].name
+        kept = unpack(pack(changed(FILE, entries=(Entry(name, 30, 20),))), "file").entries[0].name
         assert kept and len(kept.encode()) <= 255
     assert "€" * 66 + ".png" == kept
     long = tmp_path / "long.png"

@@ -4,14 +4,16 @@ import json
 import math
 import subprocess
 import sys
-from dataclasses import FrozenInstanceError, asdict, fields, replace
+from dataclasses import FrozenInstanceError, asdict, fields
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rrvqlib.settings.configs import ModelConfig, RunConfig, parse_sides
 from rrvqlib.errors import UserError
+from rrvqlib.settings.flat import changed
+from rrvqlib.settings.model import ModelSettings, parse_sides
+from rrvqlib.settings.run import RunSettings
 
 EXACT = settings(derandomize=True, deadline=None, max_examples=50)
 L32 = parse_sides("16*8,8*8,4*8,2*8")
@@ -40,40 +42,46 @@ def test_parse_sides_refuses_what_is_not_whole_numbers(text):
 @pytest.mark.parametrize(
     ("sizes", "variables", "ceiling"),
     [
-        ({"pyramid": L32, "codes": (256,)}, 2720, 7.08),
+        ({"pyramid": L32, "codebook_size": (256,)}, 2720, 7.08),
         (
-            {"image_size": 64, "pyramid": parse_sides("32*8,16*8,8*8,4*8"), "codes": (256,)},
+            {
+                "image_size": 64,
+                "pyramid": parse_sides("32*8,16*8,8*8,4*8"),
+                "codebook_size": (256,),
+            },
             10_880,
             7.08,
         ),
-        ({"pyramid": (16, 8, 4, 2, 1), "codes": (256,)}, 341, 0.888),
+        ({"pyramid": (16, 8, 4, 2, 1), "codebook_size": (256,)}, 341, 0.888),
         (
-            {"image_size": 64, "pyramid": (16, 8, 4, 2, 1), "codes": (128, 64, 32, 16, 8)},
+            {"image_size": 64, "pyramid": (16, 8, 4, 2, 1), "codebook_size": (128, 64, 32, 16, 8)},
             341,
             0.185,
         ),
-        ({"model": "relaxed-vqvae", "pyramid": (16,), "codes": (16,)}, 256, 0.333),
+        ({"model": "one-layer", "pyramid": (16,), "codebook_size": (16,)}, 256, 0.333),
     ],
 )
 def test_counts_and_rate_ceilings_of_the_paper(sizes, variables, ceiling):
-    config = ModelConfig(**sizes)
+    config = changed(ModelSettings(), **sizes)
     assert config.latent_variables == variables
     assert config.rate_ceiling == pytest.approx(ceiling, abs=6e-4 if ceiling < 1 else 6e-3)
 
 
 def test_the_five_celeba_layers_take_2275_bits():
-    config = ModelConfig(image_size=64, pyramid=(16, 8, 4, 2, 1), codes=(128, 64, 32, 16, 8))
+    config = changed(
+        ModelSettings(), image_size=64, pyramid=(16, 8, 4, 2, 1), codebook_size=(128, 64, 32, 16, 8)
+    )
     pairs = zip(config.pyramid, config.codes_per_layer, strict=True)
     assert sum(side**2 * round(math.log2(K)) for side, K in pairs) == 2275
     assert config.rate_ceiling * config.dims == pytest.approx(2275)
 
 
 def test_one_number_of_codes_holds_for_all_layers():
-    assert ModelConfig(pyramid=(16, 8), codes=(4,)).codes_per_layer == (4, 4)
-    assert ModelConfig(pyramid=(16, 8), codes=(4, 2)).codes_per_layer == (4, 2)
-    assert ModelConfig(pyramid=(16, 8), codes=4).codes == (4,)
-    assert ModelConfig(image_size=64).dims == 12288
-    assert ModelConfig(pyramid=(16, 16, 2)).layers == 3
+    assert changed(ModelSettings(), pyramid=(16, 8), codebook_size=(4,)).codes_per_layer == (4, 4)
+    assert changed(ModelSettings(), pyramid=(16, 8), codebook_size=(4, 2)).codes_per_layer == (4, 2)
+    assert changed(ModelSettings(), pyramid=(16, 8), codebook_size=4).codes == (4,)
+    assert changed(ModelSettings(), image_size=64).dims == 12288
+    assert changed(ModelSettings(), pyramid=(16, 16, 2)).layers == 3
 
 
 BAD = [
@@ -105,7 +113,7 @@ BAD = [
     ("codes", (0,)),
     ("codes", (4, 4)),
     ("codes", (4, 4, -4, 4)),
-    ("code_size", 0),
+    ("embedding_dim", 0),
     ("channels", 0),
     ("blocks", 0),
     ("ladder_blocks", -1),
@@ -113,7 +121,7 @@ BAD = [
     ("commitment", -0.1),
     ("codebook_decay", 0.0),
     ("codebook_decay", 1.0),
-    ("restart_below", -1.0),
+    ("dead_code_threshold", -1.0),
     ("seed", -1),
     ("seed", 2**24),
     ("steps", 0),
@@ -132,7 +140,7 @@ BAD = [
     ("lr_min", 1.0),
     ("max_grad_norm", -1.0),
     ("max_grad_norm", math.inf),
-    ("skip_above", -1.0),
+    ("grad_skip_factor", -1.0),
     ("temperature", 0.0),
     ("temperature_end", 0.0),
     ("temperature_end", 2.0),
@@ -152,18 +160,21 @@ BAD = [
 def test_a_bad_value_is_refused_by_its_flag(name, value):
     shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
     with pytest.raises(UserError) as error:
-        RunConfig(**{name: value})
+        changed(RunSettings(), **{name: value})
     assert str(error.value).startswith(f"--{name} {shown}: must be ")
-    if name in {f.name for f in fields(ModelConfig)}:
+    if name in {f.name for f in fields(ModelSettings)}:
         with pytest.raises(UserError):
-            ModelConfig(**{name: value})
+            changed(ModelSettings(), **{name: value})
 
 
 @pytest.mark.parametrize(
     ("values", "flag"),
     [
-        ({"model": "vqvae", "pyramid": (16, 8)}, "pyramid"),
-        ({"model": "vqvae", "pyramid": (16,), "latent": "gaussian"}, "latent"),
+        ({"model": "one-layer", "latent": "nearest", "pyramid": (16, 8)}, "pyramid"),
+        (
+            {"model": "one-layer", "latent": "nearest", "pyramid": (16,), "latent": "gaussian"},
+            "latent",
+        ),
         ({"network": "mlp"}, "network"),
         ({"image_size": 1, "pyramid": (1,)}, "pyramid"),
         ({"batch_size": 30, "grad_accumulation": 4}, "batch_size"),
@@ -177,23 +188,27 @@ def test_a_bad_value_is_refused_by_its_flag(name, value):
 )
 def test_values_that_do_not_go_together_are_refused(values, flag):
     with pytest.raises(UserError, match=f"--{flag} "):
-        RunConfig(**values)
+        changed(RunSettings(), **values)
 
 
 def test_every_number_has_a_rule():
     """An absurd value of any numeric setting is refused."""
-    for f in fields(RunConfig):
+    for f in fields(RunSettings):
         if f.type in ("int", "float"):
             with pytest.raises(UserError, match=f"--{f.name} |--pyramid "):
-                RunConfig(**{f.name: -(10**9)})
+                changed(RunSettings(), **{f.name: -(10**9)})
 
 
 @pytest.mark.parametrize(
     "config",
     [
-        ModelConfig(),
-        ModelConfig(pyramid=L32, codes=tuple(range(2, 34)), likelihood="logistic-edge"),
-        RunConfig(dataset="npz:x", lr=1e-4, lr_min=0.0, compile=True, cuda_graphs="true"),
+        ModelSettings(),
+        changed(
+            ModelSettings(), pyramid=L32, codes=tuple(range(2, 34)), likelihood="logistic-edge"
+        ),
+        changed(
+            RunSettings(), dataset="npz:x", lr=1e-4, lr_min=0.0, compile=True, cuda_graphs="true"
+        ),
     ],
 )
 def test_json_gives_back_the_same_settings(config):
@@ -203,24 +218,24 @@ def test_json_gives_back_the_same_settings(config):
 
 
 def test_the_model_s_part_of_a_run():
-    run = RunConfig(pyramid=(8, 4), covariance="diagonal", lr=1e-3)
-    model = run.model_config
-    assert type(model) is ModelConfig and model == ModelConfig(
-        pyramid=(8, 4), covariance="diagonal"
+    run = changed(RunSettings(), pyramid=(8, 4), covariance="diagonal", lr=1e-3)
+    model = run.model
+    assert type(model) is ModelSettings and model == changed(
+        ModelSettings(), pyramid=(8, 4), covariance="diagonal"
     )
 
 
 def test_settings_are_frozen_and_replaced():
-    config = RunConfig()
+    config = RunSettings()
     with pytest.raises(FrozenInstanceError):
         config.lr = 1.0
-    assert replace(config, lr=1e-3).lr == 1e-3
+    assert changed(config, lr=1e-3).lr == 1e-3
     with pytest.raises(UserError):
-        replace(config, lr=-1.0)
+        changed(config, lr=-1.0)
 
 
 def test_every_setting_has_help_and_a_default_among_its_choices():
-    for f in fields(RunConfig):
+    for f in fields(RunSettings):
         assert len(f.metadata["help"]) > 5
         assert f.metadata["choices"] is None or f.default in f.metadata["choices"]
         assert f.type in ("int", "float", "bool", "str", "Sides")

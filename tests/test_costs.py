@@ -1,17 +1,15 @@
 """What `--dry-run` says: parameters and FLOPs against counts by hand, memory, words."""
 
 import re
-from dataclasses import replace
 
 import pytest
 import torch
-from tiny_runs import TINY
+from helpers import TINY
 from torch.utils.flop_counter import FlopCounterMode
 
-from rrvqlib.settings.configs import NamedRun, parse_sides
-from rrvqlib.objectives.elbo import training_loss
 from rrvqlib.errors import UserError
 from rrvqlib.models import build
+from rrvqlib.objectives.elbo import training_loss
 from rrvqlib.optimisation.costs import (
     BYTES_PER_PARAMETER,
     counted,
@@ -24,13 +22,16 @@ from rrvqlib.optimisation.costs import (
     with_layers,
 )
 from rrvqlib.runs import RUNS
+from rrvqlib.settings.flat import changed
+from rrvqlib.settings.model import parse_sides
+from rrvqlib.settings.run import NamedRun
 
-MLP = replace(TINY, model="relaxed-vqvae", network="mlp", pyramid=(2,), channels=16, blocks=1)
+MLP = changed(TINY, model="one-layer", network="mlp", pyramid=(2,), channels=16, blocks=1)
 
 
 def test_the_flops_of_an_mlp_by_hand():
     """Linear layers cost 2 * in * out forward, twice that backward, less for the first one."""
-    model = build(MLP.model_config)
+    model = build(MLP.model)
     linear = [m for m in model.modules() if isinstance(m, torch.nn.Linear)]
     assert len(linear) >= 4
     forward = sum(2 * m.in_features * m.out_features for m in linear)
@@ -42,13 +43,13 @@ def test_the_flops_of_an_mlp_by_hand():
 
 def test_parameters_are_counted_and_kept_with_their_states():
     cost = estimate(TINY)
-    assert cost.parameters == sum(p.numel() for p in build(TINY.model_config).parameters())
+    assert cost.parameters == sum(p.numel() for p in build(TINY.model).parameters())
     assert cost.memory_bytes > cost.parameters * BYTES_PER_PARAMETER
     assert cost.images == 12 * 8 and cost.hours == cost.seconds_per_image * 96 / 3600
 
 
 def activations(**changes):
-    cost = estimate(replace(TINY, **changes))
+    cost = estimate(changed(TINY, **changes))
     return cost.memory_bytes - cost.parameters * BYTES_PER_PARAMETER
 
 
@@ -60,7 +61,7 @@ def test_activations_grow_with_the_micro_batch():
 
 def test_memory_is_that_of_distinct_storages():
     """Two images and eight, counted directly, lie on the line that the estimate draws."""
-    model = build(TINY.model_config)
+    model = build(TINY.model)
     side = TINY.image_size
     images = torch.zeros(8, 3, side, side, dtype=torch.uint8)
     direct = saved_bytes(model, lambda: training_loss(model(images, torch.ones(()))))
@@ -80,13 +81,13 @@ def test_memory_is_that_of_distinct_storages():
     "change",
     [
         {"latent": "gaussian"},
-        {"model": "vqvae", "pyramid": (4,)},
-        {"model": "spatial-vae", "pyramid": (4,)},
+        {"model": "one-layer", "latent": "nearest", "pyramid": (4,)},
+        {"model": "one-layer", "latent": "gaussian", "pyramid": (4,)},
         {"precision": "bf16"},
     ],
 )
 def test_every_kind_of_model_has_a_cost(change, capsys):
-    config = replace(TINY, **change)
+    config = changed(TINY, **change)
     show("tiny", NamedRun(config, "a second", "no score"), estimate(config))
     lines = capsys.readouterr().out.splitlines()
     labels = [line[:12].strip() for line in lines]
@@ -99,13 +100,13 @@ def test_every_kind_of_model_has_a_cost(change, capsys):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there():
     with pytest.raises(UserError, match="--device cpu"):
-        estimate(replace(TINY, device="cuda"))
+        estimate(changed(TINY, device="cuda"))
 
 
 @pytest.mark.parametrize("name", [name for name, run in RUNS.items() if "FLOP" in run.cost])
 def test_a_named_run_says_what_it_costs(name):
     config = RUNS[name].config
-    counts = extrapolated(config.model_config, counted(with_layers(config.model_config, 1)))
+    counts = extrapolated(config.model, counted(with_layers(config.model, 1)))
     number, unit = re.search(r"([\d.]+) ([PE])FLOP", RUNS[name].cost).groups()
     said = float(number) * {"P": 1e15, "E": 1e18}[unit]
     total = counts.flops * config.steps * config.batch_size
@@ -120,7 +121,7 @@ def test_a_named_run_says_what_it_costs(name):
 )
 def test_counts_of_many_layers_are_those_of_the_whole(change, pyramid):
     """Counted on few layers without arithmetic, against torch's counter on the whole model."""
-    config = replace(TINY, image_size=16, pyramid=parse_sides(pyramid), **change).model_config
+    config = changed(TINY, image_size=16, pyramid=parse_sides(pyramid), **change).model
     found = extrapolated(config, counted(with_layers(config, 1)))
     model = build(config)
     images = torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
@@ -135,7 +136,7 @@ def test_counts_of_many_layers_are_those_of_the_whole(change, pyramid):
 
 
 def test_by_the_clock_a_run_costs_its_time_and_says_what_that_buys(capsys):
-    config = replace(TINY, seconds=30.0)
+    config = changed(TINY, seconds=30.0)
     cost = estimate(config)
     assert cost.images == pytest.approx(30 / cost.seconds_per_image, rel=0.01)
     show("tiny", NamedRun(config, "30 s", "no score"), cost)

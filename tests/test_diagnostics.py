@@ -2,15 +2,15 @@
 
 import math
 import re
-from dataclasses import replace
 
 import pytest
 import torch
 
-from rrvqlib.settings.configs import RunConfig
 from rrvqlib.runs.health import findings, within_image_share
+from rrvqlib.settings.flat import changed
+from rrvqlib.settings.run import RunSettings
 
-CONFIG = RunConfig(pyramid=(16, 8), codes=(64,))
+CONFIG = changed(RunSettings(), pyramid=(16, 8), codebook_size=(64,))
 
 
 def bits(config, layer, nats_per_latent):
@@ -46,15 +46,23 @@ def run(config=CONFIG, **changes):
 @pytest.mark.parametrize(
     ("changes", "wanted", "unwanted"),
     [
-        ({"model": "vqvae", "pyramid": (8,)}, "--codebook_decay", "--codebook_lr_factor"),
-        ({"latent": "nearest"}, "--restart_below", "--codebook_lr_factor"),
-        ({"model": "vqvae", "pyramid": (8,), "codebook_update": "loss"}, "lr_factor", "_decay"),
+        (
+            {"model": "one-layer", "latent": "nearest", "pyramid": (8,)},
+            "--codebook_decay",
+            "--codebook_lr_factor",
+        ),
+        ({"latent": "nearest"}, "--dead_code_threshold", "--codebook_lr_factor"),
+        (
+            {"model": "one-layer", "latent": "nearest", "pyramid": (8,), "codebook_update": "loss"},
+            "lr_factor",
+            "_decay",
+        ),
         ({"latent": "nearest", "codebook_init": "kmeans"}, "--codebook_decay", "--codebook_init"),
         ({}, "--codebook_lr_factor", "--codebook_decay"),
     ],
 )
 def test_advice_names_settings_that_the_model_has(changes, wanted, unwanted):
-    config = replace(CONFIG, **changes)
+    config = changed(CONFIG, **changes)
     (text,) = findings(config, run(config, perplexity=[3.0] * config.layers))[:1]
     assert wanted in text and unwanted not in text
 
@@ -71,7 +79,7 @@ FINDINGS = {
                   "layer 2 has collapsed: 0.0010 nats"),
     "full": (CONFIG, {"kl_bits_per_dim": [bits(CONFIG, 0, 4.1), bits(CONFIG, 1, 2.0)]},
              "layer 1 is full: 4.10 of at most 4.16"),
-    "hot": (replace(CONFIG, sample="soft"), {"train_loss_bits_per_dim": 4.5},
+    "hot": (changed(CONFIG, relaxation="soft"), {"train_loss_bits_per_dim": 4.5},
             "0.55 bits/dim worse.*temperature 0.70 is hot"),
     "growing": (CONFIG, {"largest_layer_kl": (400.0, 450.0, 500.0, 900.0, 1600.0)},
                 "grown from 500 to 1600 nats"),
@@ -105,16 +113,19 @@ def test_what_is_close_to_a_finding_is_none(changes):
 
 
 def test_a_vqvae_always_pays_log_k_and_is_not_told_so():
-    config = replace(CONFIG, model="vqvae", pyramid=(16,))
+    config = changed(CONFIG, model="one-layer", latent="nearest", pyramid=(16,))
     full = {"kl_bits_per_dim": [bits(config, 0, math.log(64))]}
     assert findings(config, run(config, **full)) == []
-    relaxed = replace(config, model="relaxed-vqvae")
+    relaxed = changed(config, model="one-layer")
     assert len(findings(relaxed, run(relaxed, **full))) == 1
 
 
 @pytest.mark.parametrize(
     "config",
-    [replace(CONFIG, latent="gaussian"), replace(CONFIG, model="spatial-vae", pyramid=(16,))],
+    [
+        changed(CONFIG, latent="gaussian"),
+        changed(CONFIG, model="one-layer", latent="gaussian", pyramid=(16,)),
+    ],
 )
 def test_gaussian_latents_have_no_codes(config):
     rates = [bits(config, layer, 9.0) for layer in range(config.layers)]  # above log K

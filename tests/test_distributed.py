@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_runs import SMALL_FILES, write_images
+from helpers import TINY_FLAGS, write_images
 from torch.distributed.run import get_args_parser
 from two_processes import CASES, weights_after
 
@@ -96,7 +96,7 @@ def test_torchrun_trains_to_the_end(tmp_path):
     out = tmp_path / "run"
     done = torchrun(
         *("-m", "--", "rrvqlib.train", "--run", "photos"),
-        *("--dataset", images, "--out", out, *SMALL_FILES),
+        *("--dataset", images, "--out", out, *TINY_FLAGS),
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Warning" not in done.stderr

@@ -26,16 +26,17 @@ def test_no_drawing_is_left_over():
 
 def test_the_networks_are_those_of_the_library():
     """Every labelled arrow is an attribute of a layer, or of one of the two chains."""
-    from rrvqlib.settings.configs import ModelConfig
+    from rrvqlib.settings.flat import changed
+from rrvqlib.settings.model import ModelSettings
     from rrvqlib.models import build
 
-    model = build(ModelConfig(image_size=16, pyramid=(8, 4, 2), codes=(4,), channels=4))
+    model = build(changed(ModelSettings(), image_size=16, pyramid=(8, 4, 2), codebook_size=(4,), channels=4))
     drawing = ElementTree.fromstring(draw_figures.networks())
     drawn = {words for e in drawing.iter() if (words := (e.text or "").strip()).isalpha()}
     named = {name for name in drawn if len(name) > 1}
     assert named == {"enc", "dec", "qladder", "pladder", "qstrap", "pstrap"}
-    top_down = model.top_down.layers[0]
-    assert all(hasattr(top_down, name) or hasattr(model.bottom_up, name) for name in named)
+    decoder = model.decoder.layers[0]
+    assert all(hasattr(decoder, name) or hasattr(model.encoder, name) for name in named)
 
 
 def test_toy_codes_are_the_nearest_of_their_colours():

@@ -25,10 +25,10 @@ def normal(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def terms_of(kl_maps, log_likelihood=None, penalty=None):
+def terms_of(kl_maps, log_likelihood=None, vq_loss=None):
     if log_likelihood is None:
         log_likelihood = torch.zeros(len(kl_maps[0]))
-    return ElboTerms(log_likelihood, tuple(kl_maps), penalty=penalty)
+    return ElboTerms(log_likelihood, tuple(kl_maps), vq_loss=penalty)
 
 
 @EXACT

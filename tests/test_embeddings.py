@@ -123,10 +123,10 @@ def test_kmeans_with_fewer_features_than_codes_keeps_codes_apart():
     assert len(codebook.means.detach().unique(dim=0)) == 16
 
 
-def numpy_average(means, batches, decay, restart_below=0.0):
+def numpy_average(means, batches, decay, dead_code_threshold=0.0):
     """Oord et al. 2017, App. A.1, written out code by code."""
     K = len(means)
-    counts = [max(1.0, 2 * restart_below)] * K
+    counts = [max(1.0, 2 * dead_code_threshold)] * K
     sums = [counts[k] * means[k] for k in range(K)]
     for features, codes in batches:
         for k in range(K):
@@ -208,10 +208,10 @@ def test_without_a_threshold_no_code_restarts():
     assert torch.equal(codebook.means, before)
 
 
-@pytest.mark.parametrize("restart_below", [0.1, 3.0])
-def test_fresh_codes_survive_their_first_step(restart_below):
+@pytest.mark.parametrize("dead_code_threshold", [0.1, 3.0])
+def test_fresh_codes_survive_their_first_step(dead_code_threshold):
     codebook = Codebook(3, 2, "fixed")
-    average = CodebookAverage(codebook, 0.99, restart_below, learn=True)
+    average = CodebookAverage(codebook, 0.99, dead_code_threshold, learn=True)
     before = codebook.means.detach().clone()
     average.update(codebook, normal(4, 2) + 50, torch.zeros(4, dtype=torch.int64))
     torch.testing.assert_close(codebook.means.detach()[1:], before[1:], atol=1e-3, rtol=1e-3)

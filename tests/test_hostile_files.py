@@ -13,9 +13,7 @@ from hypothesis import strategies as st
 from test_codec import make_model
 
 from rrvqlib import cli, compress
-from rrvqlib.runs.checkpoint import save_model
 from rrvqlib.coding.codec import Codec
-from rrvqlib.compress import decode_images
 from rrvqlib.coding.container import (
     ENTRY,
     HEAD,
@@ -31,8 +29,10 @@ from rrvqlib.coding.container import (
     unpack,
 )
 from rrvqlib.coding.tiles import Entry, cut, join
-from rrvqlib.errors import UserError
+from rrvqlib.compress import decode_images
 from rrvqlib.data.pixels import MAX_PIXELS
+from rrvqlib.errors import UserError
+from rrvqlib.runs.checkpoint import save_model
 
 pytest.importorskip("constriction", reason="needs pip's constriction")
 
@@ -233,7 +233,7 @@ def test_honest_files_decode(written, codec):
 def test_a_few_bytes_that_declare_a_huge_picture_are_refused_at_once(written, codec, which, side):
     entries = (Entry("a.png", side, side),)
     for words in (written[which].container.words, np.zeros(0, np.uint32)):
-        lie = replace(written[which].container, entries=entries, words=words)
+        lie = changed(written[which].container, entries=entries, words=words)
         with pytest.raises(UserError, match="contradicts itself|comes out otherwise|do not decode"):
             decode(pack(lie), codec)
 
@@ -258,7 +258,7 @@ def test_the_same_bytes_under_another_shape_are_another_picture(model, codec):
     file = Container("lossless", 2, 8, *marks, entries, coded.words)
     assert torch.equal(decode(pack(file), codec)[1][0], images[0])
     with pytest.raises(UserError, match="comes out otherwise"):
-        decode(pack(replace(file, entries=(Entry("a.png", 8, 16),))), codec)
+        decode(pack(changed(file, entries=(Entry("a.png", 8, 16),))), codec)
 
 
 @given(st.text(max_size=300) | st.binary(max_size=300).map(lambda b: b.decode("latin-1")))
@@ -289,12 +289,12 @@ def test_the_command_refuses_in_one_line(written, model, tmp_path, capsys):
     save_model(model, tmp_path)
     lossy = written[1].container
     hostile = {
-        "huge": pack(replace(lossy, entries=(Entry("a", 1 << 20, 1 << 20),))),
-        "tile": pack(replace(lossy, tile=4)),
-        "layers": pack(replace(lossy, layers=3)),
-        "none": pack(replace(lossy, layers=0)),
+        "huge": pack(changed(lossy, entries=(Entry("a", 1 << 20, 1 << 20),))),
+        "tile": pack(changed(lossy, tile=4)),
+        "layers": pack(changed(lossy, layers=3)),
+        "none": pack(changed(lossy, layers=0)),
         "few": pack(replace(written[0].container, layers=1)),
-        "empty": pack(replace(lossy, entries=())),
+        "empty": pack(changed(lossy, entries=())),
         "words": pack(replace(written[0].container, words=np.zeros(3, np.uint32))),
         "version": b"RRVQ\1" + bytes(60),
         "short": b"RRVQ",

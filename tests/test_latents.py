@@ -8,14 +8,14 @@ import torch
 from scipy import stats
 from torch.distributions import Categorical, Independent, Normal, kl_divergence
 
-from rrvqlib.latents.codebook import Codebook
 from rrvqlib.latents import (
-    CodebookLatent,
     GaussianLatent,
     NearestLatent,
+    RelaxedLatent,
     channels_first,
     channels_last,
 )
+from rrvqlib.latents.codebook import Codebook
 from rrvqlib.latents.priors import PRIORS
 
 WARM = torch.tensor(1.0)
@@ -30,13 +30,13 @@ def codebook_latent(prior="embedding", K=6, D=4, **options):
     codebook = Codebook(K, D, init="unit")
     with torch.no_grad():
         codebook.raw_log_variances.copy_(0.3 * torch.randn(K))
-    return CodebookLatent(codebook, prior, **options)
+    return RelaxedLatent(codebook, prior, **options)
 
 
-def nearest_latent(update="loss", restart_below=0.0, K=6, D=4, commitment=0.25):
+def nearest_latent(update="loss", dead_code_threshold=0.0, K=6, D=4, commitment=0.25):
     torch.manual_seed(0)
     codebook = Codebook(K, D, "fixed", "unit")
-    return NearestLatent(codebook, update, commitment, 0.9, restart_below)
+    return NearestLatent(codebook, update, commitment, 0.9, dead_code_threshold)
 
 
 def test_channels_first_and_last_are_inverse():
@@ -54,7 +54,7 @@ def test_codebook_draws(prior, temperature):
     q = Categorical(logits=latent.log_posterior(e))
     p = Categorical(logits=latent.log_prior(parameters))
     torch.testing.assert_close(draw.kl, kl_divergence(q, p), atol=1e-5, rtol=1e-5)
-    assert draw.codes.shape == (3, 2, 5) and draw.penalty is None
+    assert draw.codes.shape == (3, 2, 5) and draw.vq_loss is None
     looked_up = latent.codebook.means[draw.codes].permute(0, 3, 1, 2)
     assert torch.equal(draw.vectors, looked_up)
     assert torch.equal(latent.lookup(draw.codes), looked_up)
@@ -66,7 +66,7 @@ def test_codebook_draws(prior, temperature):
 
 
 def test_soft_samples_are_drawn_only_while_training():
-    latent = codebook_latent(sample="soft")
+    latent = codebook_latent(relaxation="soft")
     e, parameters = normal(3, 4, 2, 5), normal(3, 4, 2, 5, seed=1)
     means = latent.codebook.means.detach()
 
@@ -120,7 +120,7 @@ def test_nearest_draws_are_those_of_the_vq_vae_written_out(update):
     np.testing.assert_array_equal(draw.codes.numpy(), squares.argmin(-1))
     nearest = squares.min(-1).sum((1, 2))
     weight = 0.25 + (update == "loss")
-    np.testing.assert_allclose(draw.penalty.detach().numpy(), weight * nearest, rtol=1e-4)
+    np.testing.assert_allclose(draw.vq_loss.detach().numpy(), weight * nearest, rtol=1e-4)
     np.testing.assert_allclose(draw.kl, math.log(6), rtol=1e-6)
     np.testing.assert_allclose(draw.log_ratio, -10 * math.log(6), rtol=1e-6)
     torch.testing.assert_close(draw.vectors, latent.lookup(draw.codes), atol=1e-6, rtol=1e-6)
@@ -136,11 +136,11 @@ def test_nearest_gradients(update):
     (straight,) = torch.autograd.grad((draw.vectors * slope).sum(), [features], retain_graph=True)
     assert torch.equal(straight, slope)
     gap = (features - latent.lookup(draw.codes)).detach()
-    (pulled,) = torch.autograd.grad(draw.penalty.sum(), [features], retain_graph=True)
+    (pulled,) = torch.autograd.grad(draw.vq_loss.sum(), [features], retain_graph=True)
     torch.testing.assert_close(pulled, 2 * 0.25 * gap)
     assert latent.codebook.means.requires_grad == (update == "loss")
     if update == "loss":
-        (codes,) = torch.autograd.grad(draw.penalty.sum(), [latent.codebook.means])
+        (codes,) = torch.autograd.grad(draw.vq_loss.sum(), [latent.codebook.means])
         expected = torch.zeros(6, 4)
         expected.index_add_(0, draw.codes.flatten(), -2 * channels_last(gap).flatten(0, 2))
         torch.testing.assert_close(codes, expected, atol=1e-5, rtol=1e-5)
@@ -170,11 +170,11 @@ def test_vectors_are_looked_up_before_the_codes_move():
 
 
 def test_a_loss_can_be_differentiated_after_a_dead_code_has_moved():
-    latent = nearest_latent("loss", restart_below=5.0).train()
+    latent = nearest_latent("loss", dead_code_threshold=5.0).train()
     features = normal(3, 4, 2, 5).requires_grad_()
     latent.average.counts.zero_()
     draw = latent(features, torch.empty(3, 0, 2, 5), WARM)
-    (draw.vectors.square().sum() + draw.penalty.sum()).backward()
+    (draw.vectors.square().sum() + draw.vq_loss.sum()).backward()
     assert features.grad.isfinite().all() and latent.codebook.means.grad.isfinite().all()
 
 
@@ -200,7 +200,7 @@ def test_gaussian_draws(learnt, temperature):
     p = Normal(prior[:, :3], prior[:, 3:].exp()) if learnt else Normal(zeros, zeros + 1)
     kl = kl_divergence(q.base_dist, p).sum(1)
     torch.testing.assert_close(draw.kl, kl, atol=1e-4, rtol=1e-4)
-    assert draw.codes is None and draw.penalty is None and draw.vectors.shape == (2, 3, 4, 5)
+    assert draw.codes is None and draw.vq_loss is None and draw.vectors.shape == (2, 3, 4, 5)
     if temperature is None:
         ratio = (p.log_prob(draw.vectors) - q.log_prob(draw.vectors)).sum((1, 2, 3))
         torch.testing.assert_close(draw.log_ratio, ratio, atol=1e-3, rtol=1e-4)

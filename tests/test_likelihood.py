@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch.distributions import AffineTransform, SigmoidTransform, TransformedDistribution, Uniform
 
-from rrvqlib.settings.configs import ModelConfig
 from rrvqlib.likelihoods import (
     LIKELIHOODS,
     build_likelihood,
@@ -24,6 +23,8 @@ from rrvqlib.likelihoods import (
     pixels_to_reals,
     reals_to_pixels,
 )
+from rrvqlib.settings.flat import changed
+from rrvqlib.settings.model import ModelSettings
 
 EXACT = settings(derandomize=True, deadline=None, max_examples=40)
 VALUES = torch.arange(256, dtype=torch.uint8)
@@ -37,7 +38,7 @@ def random_images(*shape, seed=0):
 
 
 def make(name, **changes):
-    return build_likelihood(ModelConfig(likelihood=name, **changes))
+    return build_likelihood(changed(ModelSettings(), likelihood=name, **changes))
 
 
 def set_log_scale(likelihood, values):

@@ -3,46 +3,53 @@
 import itertools
 import json
 import math
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import pytest
 import torch
 from scipy import stats
 from torch import nn
 
-from rrvqlib.settings.configs import ModelConfig, parse_sides
-from rrvqlib.nets.convolutions import ResidualBlock
-from rrvqlib.objectives.elbo import importance_weighted_bound, training_loss
 from rrvqlib.errors import UserError
 from rrvqlib.likelihoods import pixels_to_reals
 from rrvqlib.models import MODELS, HierarchicalVAE, RelaxedVQVAE, build
+from rrvqlib.nets.convolutions import ResidualBlock
 from rrvqlib.objectives import RIVALS
+from rrvqlib.objectives.elbo import importance_weighted_bound, training_loss
+from rrvqlib.settings.flat import changed
+from rrvqlib.settings.model import ModelSettings, parse_sides
 
-TINY = ModelConfig(
-    image_size=4, pyramid=(2, 1), codes=(3,), code_size=2, channels=4, codebook_init="unit"
+TINY = changed(
+    ModelSettings(),
+    image_size=4,
+    pyramid=(2, 1),
+    codebook_size=(3,),
+    embedding_dim=2,
+    channels=4,
+    codebook_init="unit",
 )
-ONE_LAYER = replace(TINY, model="relaxed-vqvae", pyramid=(2,), blocks=2)
-THREE = replace(TINY, image_size=8, pyramid=(4, 2, 1), code_size=3)
+ONE_LAYER = changed(TINY, model="one-layer", pyramid=(2,), blocks=2)
+THREE = changed(TINY, image_size=8, pyramid=(4, 2, 1), embedding_dim=3)
 WARM = torch.tensor(1.0)
 DRAWS = 10_000
 
 HIERARCHIES = {
     "rrvq": TINY,
-    "uniform-top": replace(TINY, top_prior="uniform", covariance="fixed"),
-    "direct-diagonal": replace(TINY, prior="direct", covariance="diagonal"),
-    "concat": replace(TINY, decoder_input="concat", blocks=2, covariance="as_printed"),
-    "codes-per-layer": replace(TINY, codes=(2, 5), ladder_blocks=1),
-    "one-grid": replace(TINY, pyramid=(1, 1, 1), image_size=2),
+    "uniform-top": changed(TINY, top_prior="uniform", covariance="fixed"),
+    "direct-diagonal": changed(TINY, prior="direct", covariance="diagonal"),
+    "concat": changed(TINY, decoder_input="concat", blocks=2, covariance="as_printed"),
+    "codes-per-layer": changed(TINY, codebook_size=(2, 5), ladder_blocks=1),
+    "one-grid": changed(TINY, pyramid=(1, 1, 1), image_size=2),
 }
 ONE_OF_EACH = {
     "hierarchy": THREE,
-    "gaussian-hierarchy": replace(THREE, latent="gaussian"),
-    "vqvae": replace(ONE_LAYER, model="vqvae"),
-    "vqvae-loss": replace(ONE_LAYER, model="vqvae", codebook_update="loss"),
+    "gaussian-hierarchy": changed(THREE, latent="gaussian"),
+    "vqvae": changed(ONE_LAYER, model="one-layer", latent="nearest"),
+    "vqvae-loss": changed(ONE_LAYER, model="one-layer", latent="nearest", codebook_update="loss"),
     "relaxed-vqvae": ONE_LAYER,
-    "relaxed-vqvae-mlp": replace(ONE_LAYER, network="mlp"),
-    "spatial-vae": replace(ONE_LAYER, model="spatial-vae"),
-    "spatial-vae-mlp": replace(ONE_LAYER, model="spatial-vae", network="mlp"),
+    "relaxed-vqvae-mlp": changed(ONE_LAYER, network="mlp"),
+    "spatial-vae": changed(ONE_LAYER, model="one-layer", latent="gaussian"),
+    "spatial-vae-mlp": changed(ONE_LAYER, model="one-layer", latent="gaussian", network="mlp"),
 }
 each_model = pytest.mark.parametrize("config", ONE_OF_EACH.values(), ids=ONE_OF_EACH.keys())
 
@@ -80,7 +87,7 @@ def all_codes(config):
 @torch.no_grad()
 def walk(model, image, codes):
     """log p(x | z) (N,), and log q and log p of each layer (N, L), of the codes given."""
-    N, L = len(codes[0]), model.config.layers
+    N, L = len(codes[0]), model.settings.layers
     reals = pixels_to_reals(image).expand(N, -1, -1, -1)
     log_q, log_p = torch.zeros(N, L).double(), torch.zeros(N, L).double()
 
@@ -88,7 +95,7 @@ def walk(model, image, codes):
         return table.gather(-1, codes[index].unsqueeze(-1)).double().flatten(1).sum(1)
 
     if isinstance(model, HierarchicalVAE):
-        features = model.bottom_up(reals)
+        features = model.encoder(reals)
 
         def choose(index, layer, state):
             q = layer.latent.log_posterior(layer.posterior(features[index], state))
@@ -96,10 +103,10 @@ def walk(model, image, codes):
             log_p[:, index] = log_of(layer.latent.log_prior(layer.prior(state)), index)
             return layer.latent.lookup(codes[index])
 
-        mean = model.top_down(N, choose)
+        mean = model.decoder(N, choose)
     else:
         log_q[:, 0] = log_of(model.latent.log_posterior(model.encoder(reals)), 0)
-        log_p[:, 0] = -model.config.latent_variables * math.log(model.config.codes[0])
+        log_p[:, 0] = -model.settings.latent_variables * math.log(model.settings.codes[0])
         mean = model.decoder(model.latent.lookup(codes[0]))
     log_x = model.likelihood.log_prob(image.expand(N, -1, -1, -1), mean).double()
     return log_x, log_q, log_p
@@ -164,7 +171,7 @@ def test_elbo_and_importance_weighted_bounds_bound_the_evidence(enumerated):
 
 def test_drawn_terms_are_the_enumerated_ones(enumerated):
     model, _, _, log_x, log_q, log_p, drawn = enumerated
-    row = row_of(model.config, drawn.codes)
+    row = row_of(model.settings, drawn.codes)
     close = {"atol": 1e-4, "rtol": 1e-4}
     torch.testing.assert_close(drawn.log_likelihood.double(), log_x[row], **close)
     torch.testing.assert_close(drawn.log_ratio.double(), (log_p - log_q).sum(1)[row], **close)
@@ -173,7 +180,7 @@ def test_drawn_terms_are_the_enumerated_ones(enumerated):
 def test_codes_are_drawn_from_the_posterior(enumerated):
     model, _, _, _, log_q, _, drawn = enumerated
     q = log_q.sum(1).exp()
-    counts = torch.bincount(row_of(model.config, drawn.codes), minlength=len(q)).double()
+    counts = torch.bincount(row_of(model.settings, drawn.codes), minlength=len(q)).double()
     common = q * DRAWS > 8
     counts = torch.cat([counts[common], counts[~common].sum()[None]])
     expected = torch.cat([q[common], q[~common].sum()[None] + 1e-9]) * DRAWS
@@ -201,7 +208,7 @@ def test_prior_samples_have_the_enumerated_frequencies():
         for batch in range(0, len(codes[0]), 81):
             keep = [
                 layer.latent.lookup(c[batch : batch + 81])
-                for layer, c in zip(model.top_down.layers, codes, strict=True)
+                for layer, c in zip(model.decoder.layers, codes, strict=True)
             ]
             images.append(model.decode_prior(81, keep=keep))
         known = torch.cat(images).flatten(1)
@@ -259,7 +266,7 @@ def test_reconstruction_is_the_decoder_of_the_kept_vectors(config):
 def test_kept_layers_are_the_topmost():
     model = lively(THREE)
     codes = [torch.ones(1, s, s, dtype=torch.int64) for s in THREE.pyramid]
-    vectors = [m.latent.lookup(c) for m, c in zip(model.top_down.layers, codes, strict=True)]
+    vectors = [m.latent.lookup(c) for m, c in zip(model.decoder.layers, codes, strict=True)]
     found = model.decode_prior(1, temperature=0.0, keep=vectors[2:])
     asked = []
 
@@ -269,7 +276,7 @@ def test_kept_layers_are_the_topmost():
             return vectors[2]
         return layer.latent.lookup(layer.latent.log_prior(layer.prior(state)).argmax(-1))
 
-    torch.testing.assert_close(found, model.top_down(1, choose))
+    torch.testing.assert_close(found, model.decoder(1, choose))
     assert asked == [2, 1, 0]
 
 
@@ -298,7 +305,9 @@ def test_kl_and_log_weight_are_consistent(config):
     assert terms.kl.min() > -1e-4
 
 
-@pytest.mark.parametrize("config", [ONE_LAYER, replace(ONE_LAYER, model="vqvae")])
+@pytest.mark.parametrize(
+    "config", [ONE_LAYER, changed(ONE_LAYER, model="one-layer", latent="nearest")]
+)
 def test_kl_to_a_uniform_prior_never_exceeds_the_ceiling(config):
     model = lively(config)
     with torch.no_grad():
@@ -311,10 +320,10 @@ def test_kl_to_a_uniform_prior_never_exceeds_the_ceiling(config):
 
 
 def test_one_layer_hierarchy_under_a_uniform_prior_obeys_the_ceiling():
-    config = replace(TINY, pyramid=(2,), top_prior="uniform")
+    config = changed(TINY, pyramid=(2,), top_prior="uniform")
     model = lively(config)
     with torch.no_grad():
-        model.top_down.layers[0].qladder.project.parametrizations.weight.original0.mul_(30)
+        model.decoder.layers[0].qladder.project.parametrizations.weight.original0.mul_(30)
     kl = model(random_images(50, 4)).kl[:, 0]
     assert (kl <= 4 * math.log(3) + 1e-4).all() and (kl > 2 * math.log(3)).any()
 
@@ -333,7 +342,7 @@ def assert_every_parameter_learns(model, images):
 @pytest.mark.parametrize("sample", ["straight-through", "soft"])
 def test_every_parameter_of_a_hierarchy_gets_a_gradient(covariance, prior, sample):
     for decoder_input, top_prior in itertools.product(("add", "concat"), ("learnt", "uniform")):
-        config = replace(
+        config = changed(
             THREE,
             covariance=covariance,
             prior=prior,
@@ -374,11 +383,11 @@ def blocks_in(module):
 
 @pytest.mark.parametrize(("channels", "millions"), [(256, 85), (32, 2.4)])
 def test_parameters_of_32_layers(channels, millions):
-    config = ModelConfig(pyramid=parse_sides("16*8,8*8,4*8,2*8"), channels=channels)
+    config = changed(ModelSettings(), pyramid=parse_sides("16*8,8*8,4*8,2*8"), channels=channels)
     with torch.device("meta"):  # shapes without numbers
         model = build(config)
     codebooks = sum(
-        p.numel() for layer in model.top_down.layers for p in layer.latent.codebook.parameters()
+        p.numel() for layer in model.decoder.layers for p in layer.latent.codebook.parameters()
     )
     assert codebooks == 32 * 256 * (32 + 1)
     networks = sum(p.numel() for p in model.parameters()) - codebooks
@@ -386,12 +395,18 @@ def test_parameters_of_32_layers(channels, millions):
 
 
 def test_five_layers_as_in_app_c():
-    config = ModelConfig(
-        pyramid=(16, 8, 4, 2, 1), codes=(8,), code_size=4, channels=8, blocks=4, ladder_blocks=4
+    config = changed(
+        ModelSettings(),
+        pyramid=(16, 8, 4, 2, 1),
+        codebook_size=(8,),
+        embedding_dim=4,
+        channels=8,
+        blocks=4,
+        ladder_blocks=4,
     )
     model = build(config)
-    assert [blocks_in(enc) for enc in model.bottom_up.enc] == [0, 4, 4, 4, 4]
-    layers = model.top_down.layers
+    assert [blocks_in(enc) for enc in model.encoder.enc] == [0, 4, 4, 4, 4]
+    layers = model.decoder.layers
     assert all(blocks_in(layer.dec) == 4 for layer in layers)
     for layer in layers:
         parts = (layer.qladder, layer.qstrap, layer.pstrap, layer.pladder)
@@ -399,15 +414,15 @@ def test_five_layers_as_in_app_c():
     for layer in layers[:-1]:  # straps and dec upscale by transposed convolutions of stride 2
         for first in (layer.qstrap.blocks[0], layer.pstrap.blocks[0], layer.dec[0]):
             assert first.first.stride == (2, 2) and isinstance(first.first, nn.ConvTranspose2d)
-    assert isinstance(model.top_down.head[-1], nn.ConvTranspose2d)
-    assert model.top_down.head[-1].stride == model.bottom_up.enc[0][0].stride == (2, 2)
+    assert isinstance(model.decoder.head[-1], nn.ConvTranspose2d)
+    assert model.decoder.head[-1].stride == model.encoder.enc[0][0].stride == (2, 2)
     terms = model(random_images(2, 32))
     assert terms.kl.shape == (2, 5) and terms.codes[4].shape == (2, 1, 1)
 
 
 def test_straps_and_ladders_of_deep_hierarchies_are_single_convolutions():
-    model = build(replace(THREE, pyramid=(4, 4, 2, 2), channels=8))
-    for layer, factor in zip(model.top_down.layers, (1, 2, 1, 1), strict=True):
+    model = build(changed(THREE, pyramid=(4, 4, 2, 2), channels=8))
+    for layer, factor in zip(model.decoder.layers, (1, 2, 1, 1), strict=True):
         assert blocks_in(layer.qladder) == blocks_in(layer.qstrap) == blocks_in(layer.pladder) == 0
         for strap in (layer.qstrap, layer.pstrap):
             assert strap.project.stride == (factor, factor)
@@ -417,8 +432,14 @@ def test_straps_and_ladders_of_deep_hierarchies_are_single_convolutions():
 @pytest.mark.parametrize("pyramid", [(16, 8, 4, 2, 1), (32, 16, 16, 8)])
 @pytest.mark.parametrize("latent", ["codebook", "gaussian"])
 def test_images_of_64_pixels(pyramid, latent):
-    config = ModelConfig(
-        image_size=64, pyramid=pyramid, codes=(8,), code_size=4, channels=8, latent=latent
+    config = changed(
+        ModelSettings(),
+        image_size=64,
+        pyramid=pyramid,
+        codebook_size=(8,),
+        embedding_dim=4,
+        channels=8,
+        latent=latent,
     )
     model = build(config)
     terms = model(random_images(2, 64))
@@ -429,16 +450,16 @@ def test_images_of_64_pixels(pyramid, latent):
 
 @pytest.mark.parametrize("pyramid", [(8, 2), (4, 1), (8, 8, 1)])
 def test_layers_may_shrink_by_more_than_two(pyramid):
-    config = replace(THREE, image_size=16, pyramid=pyramid)
+    config = changed(THREE, image_size=16, pyramid=pyramid)
     model = lively(config)
     terms = model(random_images(2, 16))
     assert [tuple(kl.shape) for kl in terms.kl_maps] == [(2, s, s) for s in pyramid]
 
 
 def test_an_mlp_sees_the_whole_image_from_every_latent():
-    config = replace(ONE_LAYER, image_size=8, network="mlp")
+    config = changed(ONE_LAYER, image_size=8, network="mlp")
     for network, whole in (("mlp", True), ("conv", False)):
-        model = lively(replace(config, network=network, image_size=16, pyramid=(8,), blocks=1))
+        model = lively(changed(config, network=network, image_size=16, pyramid=(8,), blocks=1))
         vectors = torch.zeros(2, 2, 8, 8)
         vectors[1, :, 0, 0] = 5
         pixels = (model.decoder(vectors)[0] - model.decoder(vectors)[1]).abs().sum(0)
@@ -494,7 +515,7 @@ def test_initialise_sets_every_layer_s_mean_and_spread(config):
         else:
             torch.testing.assert_close(std, torch.full_like(std, scale), atol=0, rtol=2e-2)
     # Behind the learnt vector, which starts at 0, nothing varies yet.
-    top = "top_down.layers.2."
+    top = "decoder.layers.2."
     expected = ["qstrap.project", "pstrap.project", "dec.0.first", "dec.0.second"]
     is_hierarchy = config.model == "hierarchy"
     assert sorted(constant) == (sorted(top + e for e in expected) if is_hierarchy else [])
@@ -502,7 +523,7 @@ def test_initialise_sets_every_layer_s_mean_and_spread(config):
 
 @pytest.mark.parametrize("model_name", ["hierarchy", "relaxed-vqvae", "vqvae"])
 def test_kmeans_init_puts_codes_among_the_features_that_reach_them(model_name):
-    config = replace(ONE_OF_EACH[model_name], codebook_init="kmeans", codes=(8,))
+    config = changed(ONE_OF_EACH[model_name], codebook_init="kmeans", codebook_size=(8,))
     torch.manual_seed(0)
     model, images = build(config), random_images(64, config.image_size)
     model.initialise(images)
@@ -586,7 +607,7 @@ def test_config_json_holds_the_settings_of_the_model(tmp_path):
 
 def test_build_knows_every_model_by_name():
     for name, kind in (MODELS | RIVALS).items():
-        config = replace(ONE_LAYER, model=name)
+        config = changed(ONE_LAYER, model=name)
         assert type(build(config)) is kind
     assert isinstance(build(ONE_LAYER), RelaxedVQVAE)
 
@@ -596,8 +617,8 @@ def test_build_knows_every_model_by_name():
 
 @pytest.mark.parametrize("decoder_input", ["add", "concat"])
 def test_every_convolution_gets_its_maps_channels_last(decoder_input):
-    config = ModelConfig(
-        image_size=8, pyramid=(4, 4, 2), codes=(4,), code_size=3, channels=6,
+    config = changed(ModelSettings(),
+        image_size=8, pyramid=(4, 4, 2), codebook_size=(4,), embedding_dim=3, channels=6,
         decoder_input=decoder_input,
     )  # fmt: skip
     model = build(config)
@@ -615,12 +636,18 @@ def test_every_convolution_gets_its_maps_channels_last(decoder_input):
     assert len(seen) > 20 and all(seen)
 
 
-@pytest.mark.parametrize(
-    "changes", [{}, {"model": "relaxed-vqvae", "pyramid": (4,), "network": "mlp"}]
-)
+@pytest.mark.parametrize("changes", [{}, {"model": "one-layer", "pyramid": (4,), "network": "mlp"}])
 def test_means_of_pixels_keep_their_precision_under_autocast(changes):
-    config = replace(
-        ModelConfig(image_size=8, pyramid=(4, 2), codes=(4,), code_size=3, channels=6), **changes
+    config = changed(
+        changed(
+            ModelSettings(),
+            image_size=8,
+            pyramid=(4, 2),
+            codebook_size=(4,),
+            embedding_dim=3,
+            channels=6,
+        ),
+        **changes,
     )
     model = build(config)
     images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
@@ -630,7 +657,7 @@ def test_means_of_pixels_keep_their_precision_under_autocast(changes):
 
 @pytest.mark.parametrize("latent", ["gaussian", "binary", "codebook"])
 def test_noise_does_not_depend_on_the_memory_layout(latent):
-    model = build(ModelConfig(image_size=8, pyramid=(4, 2), latent=latent, codes=(4,), code_size=3,
+    model = build(changed(ModelSettings(), image_size=8, pyramid=(4, 2), latent=latent, codebook_size=(4,), embedding_dim=3,
                               channels=6))  # fmt: skip
     images = torch.randint(0, 256, (3, 3, 8, 8), dtype=torch.uint8)
     found = []

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_runs import TINY
+from helpers import TINY
 
 from rrvqlib.errors import UserError
 from rrvqlib.models import build
@@ -20,7 +20,7 @@ from rrvqlib.runs.pictures import (
 @pytest.fixture
 def model():
     torch.manual_seed(0)
-    return build(TINY.model_config).eval()
+    return build(TINY.model).eval()
 
 
 def images(n, side=8):

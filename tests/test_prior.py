@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributions import Categorical, MultivariateNormal
 
-from rrvqlib.objectives.elbo import categorical_kl
 from rrvqlib.latents.codebook import Codebook
 from rrvqlib.latents.priors import PRIORS, log_prior, parameters_per_variable
+from rrvqlib.objectives.elbo import categorical_kl
 
 EXACT = settings(derandomize=True, deadline=None, max_examples=40)
 

@@ -1,21 +1,21 @@
 """Rivals: estimators against enumeration, bits against torch.distributions, settings that agree."""
 
 import itertools
-from dataclasses import replace
 
 import pytest
 import torch
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
-from rrvqlib.settings.configs import ModelConfig
-from rrvqlib.objectives.elbo import training_loss
-from rrvqlib.latents.codebook import Codebook
 from rrvqlib.latents import NearestLatent
-from rrvqlib.models import build
-from rrvqlib.latents.responsibilities import log_responsibilities
-from rrvqlib.objectives import RIVALS, estimators
 from rrvqlib.latents.binary import BinaryLatent, trapezoid_bits
+from rrvqlib.latents.codebook import Codebook
+from rrvqlib.latents.responsibilities import log_responsibilities
+from rrvqlib.models import build
 from rrvqlib.models.code_priors import UnusedCodes
+from rrvqlib.objectives import RIVALS, estimators
+from rrvqlib.objectives.elbo import training_loss
+from rrvqlib.settings.flat import changed
+from rrvqlib.settings.model import ModelSettings
 
 LOGITS = torch.tensor([0.3, -1.0, 0.8, 0.1], dtype=torch.float64)  # of q(z), four states
 VALUES = torch.tensor([-1.0, 2.0, 0.5, -3.0], dtype=torch.float64)  # log p(x, z)
@@ -69,9 +69,9 @@ def test_one_sample_is_refused(estimate):
         estimate(torch.zeros(1, 3), torch.zeros(1, 3))
 
 
-ONE_BIT = ModelConfig(
-    image_size=2, pyramid=(1,), codes=(3,), code_size=2, channels=3, model="leave-one-out",
-    codebook_init="unit", samples=3,
+ONE_BIT = changed(ModelSettings(),
+    image_size=2, pyramid=(1,), codebook_size=(3,), embedding_dim=2, channels=3, model="one-layer", objective="leave-one-out",
+    codebook_init="unit", num_samples=3,
 )  # fmt: skip
 IMAGE = torch.tensor([10, 200, 30, 90, 255, 0, 70, 12, 130, 140, 5, 66], dtype=torch.uint8)
 
@@ -98,7 +98,7 @@ def exact_bound(model, image, M):
 
 @pytest.mark.parametrize(("name", "M"), [("leave-one-out", 1), ("vimco", 3)])
 def test_training_gradients_of_a_whole_model_agree_with_enumeration(name, M):
-    model = lively(replace(ONE_BIT, model=name))
+    model = lively(changed(ONE_BIT, model=name))
     image = IMAGE.view(1, 3, 2, 2)
     parameters = [p for p in model.parameters() if p.requires_grad]
     exact = torch.autograd.grad(exact_bound(model, image, M), parameters, allow_unused=True)
@@ -117,8 +117,8 @@ def test_training_gradients_of_a_whole_model_agree_with_enumeration(name, M):
 
 @pytest.mark.parametrize("name", RIVALS)
 def test_rivals_are_scored_as_the_relaxed_vq_vae_is(name):
-    rival = lively(replace(ONE_BIT, model=name))
-    twin = build(replace(ONE_BIT, model="relaxed-vqvae"))
+    rival = lively(changed(ONE_BIT, model=name))
+    twin = build(changed(ONE_BIT, model="one-layer"))
     twin.load_state_dict(rival.state_dict())
     image = IMAGE.view(1, 3, 2, 2)
     scores = []
@@ -129,7 +129,7 @@ def test_rivals_are_scored_as_the_relaxed_vq_vae_is(name):
 
 
 def test_vimco_reports_its_bound_whatever_the_weight_of_the_kl():
-    model = lively(replace(ONE_BIT, model="vimco"))
+    model = lively(changed(ONE_BIT, model="one-layer", objective="vimco"))
     terms = model(IMAGE.view(1, 3, 2, 2), torch.ones(()))
     assert not terms.kl_maps[0].requires_grad
     bound = terms.elbo.detach()
@@ -213,10 +213,10 @@ def test_one_shared_variance_is_a_temperature_of_the_distances():
 
 
 def test_two_levels_of_nearest_codes_pay_log_k_for_every_variable():
-    config = ModelConfig(image_size=8, pyramid=(4, 2), codes=(5, 3), code_size=2, channels=4,
+    config = changed(ModelSettings(), image_size=8, pyramid=(4, 2), codebook_size=(5, 3), embedding_dim=2, channels=4,
                          latent="nearest")  # fmt: skip
     model = lively(config).eval()
-    assert all(isinstance(layer.latent, NearestLatent) for layer in model.top_down.layers)
+    assert all(isinstance(layer.latent, NearestLatent) for layer in model.decoder.layers)
     terms = model(torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8))
     expected = torch.tensor([16.0, 4.0]) * torch.tensor([5.0, 3.0]).log()
     torch.testing.assert_close(terms.kl, expected.expand(2, -1))
@@ -224,9 +224,9 @@ def test_two_levels_of_nearest_codes_pay_log_k_for_every_variable():
 
 
 def test_sq_vae_pays_the_kl_of_two_gaussians_and_is_scored_without_it():
-    config = ModelConfig(
-        image_size=4, pyramid=(2,), codes=(5,), code_size=3, channels=4, model="relaxed-vqvae",
-        covariance="shared", sample="soft",
+    config = changed(ModelSettings(),
+        image_size=4, pyramid=(2,), codebook_size=(5,), embedding_dim=3, channels=4, model="one-layer",
+        latent="stochastic", relaxation="soft",
     )  # fmt: skip
     model = lively(config)
     latent, images = model.latent, torch.randint(0, 256, (6, 3, 4, 4), dtype=torch.uint8)
@@ -235,14 +235,14 @@ def test_sq_vae_pays_the_kl_of_two_gaussians_and_is_scored_without_it():
     draw = latent(posterior, no_prior, torch.tensor(0.5))
     std = torch.tensor(-0.7).exp().sqrt()
     apart = kl_divergence(Normal(posterior, std), Normal(draw.vectors, std)).flatten(1).sum(1)
-    torch.testing.assert_close(draw.penalty, apart)
-    draw.penalty.sum().backward()  # embeddings, codes and variance all learn from it
+    torch.testing.assert_close(draw.vq_loss, apart)
+    draw.vq_loss.sum().backward()  # embeddings, codes and variance all learn from it
     assert latent.codebook.means.grad.abs().sum() > 0
     assert latent.codebook.raw_log_variances.grad < 0  # further apart than s: s should grow
-    assert model(images, torch.tensor(0.5)).penalty is not None
-    assert model(images).penalty is None  # the score knows nothing of it
-    twin = build(replace(config, covariance="isotropic"))
-    assert twin(images, torch.tensor(0.5)).penalty is None
+    assert model(images, torch.tensor(0.5)).vq_loss is not None
+    assert model(images).vq_loss is None  # the score knows nothing of it
+    twin = build(changed(config, covariance="isotropic"))
+    assert twin(images, torch.tensor(0.5)).vq_loss is None
 
 
 def reset_after(counts, steps=20):

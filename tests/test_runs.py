@@ -3,17 +3,17 @@
 import json
 import os
 import shlex
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from rrvqlib import cli, data, train
-from rrvqlib.settings.configs import RunConfig
 from rrvqlib.models import build
 from rrvqlib.optimisation import trainer as trainer_module
 from rrvqlib.runs import RUNS, command
+from rrvqlib.settings.flat import changed
+from rrvqlib.settings.run import RunSettings
 
 STORED = sorted((Path(__file__).parent.parent / "book" / "results").glob("*/run.json"))
 
@@ -23,7 +23,7 @@ def test_every_named_run_builds(name):
     run = RUNS[name]
     assert run.cost and run.expect
     with torch.device("meta"):
-        model = build(run.config.model_config)
+        model = build(run.config.model)
     assert sum(p.numel() for p in model.parameters()) > 1000
     # A process of torchrun and a micro-batch get whole images.
     assert run.config.batch_size % (run.config.grad_accumulation * 2) == 0
@@ -34,21 +34,24 @@ def test_every_named_run_builds(name):
 def settings_of(line):
     """A command line -> the settings that it trains with, and its folder."""
     args = train.make_parser().parse_args(shlex.split(line)[3:])
-    return replace(RUNS[args.run].config, **cli.read_fields(args, RunConfig)), args.out
+    return changed(RUNS[args.run].config, **cli.read_fields(args, RunSettings)), args.out
 
 
 @pytest.mark.parametrize(
     ("name", "changes"),
     [
         ("cifar10-l32", {}),
-        ("photos", {"pyramid": (16, 8, 8), "codes": (8, 8, 4), "lr": 1.2345e-4, "ema": 0.0}),
+        (
+            "photos",
+            {"pyramid": (16, 8, 8), "codebook_size": (8, 8, 4), "lr": 1.2345e-4, "ema": 0.0},
+        ),
         ("cifar10-cpu", {"likelihood": "logistic", "dataset": "npz:my data/it's.npz", "seed": 3}),
         ("a trial", {"steps": 7, "start_from": "runs/other"}),
     ],
 )
 def test_the_command_of_a_run_gives_its_settings(name, changes):
     base = RUNS[name].config if name in RUNS else RUNS["photos"].config
-    config = replace(base, **changes)
+    config = changed(base, **changes)
     line = command(name, config, Path("runs/a b"))
     assert settings_of(line) == (config, Path("runs/a b"))
     assert line.count("--") == 2 + len(changes)  # what the named run says is not repeated
@@ -87,7 +90,7 @@ GRID = {
 def test_the_cells_of_the_grid_differ_in_two_settings_alone(name, cell):
     config = RUNS[name].config
     assert (config.covariance, config.prior) == cell
-    assert replace(config, covariance="isotropic", prior="embedding") == (
+    assert changed(config, covariance="isotropic", prior="embedding") == (
         RUNS["cifar10-l5-rrvq"].config)  # fmt: skip
     assert config.pyramid == (16, 8, 4, 2, 1) and config.blocks == config.ladder_blocks == 4
     assert config.codes == (256,) and config.code_size == 128
@@ -115,9 +118,9 @@ def test_gaussian_twins_differ_in_their_latents_alone(name):
     config, twin = RUNS[name].config, RUNS[name.removesuffix("-spatial") + (
         "-rvq" if name == "appb-spatial" else "")].config  # fmt: skip
     if config.model == "hierarchy":
-        assert config == replace(twin, latent="gaussian")
+        assert config == changed(twin, latent="gaussian")
     else:
-        assert config == replace(twin, model="spatial-vae")
+        assert config == changed(twin, model="one-layer", latent="gaussian")
 
 
 def test_narrow_runs_and_the_16_gb_run():
@@ -129,7 +132,7 @@ def test_narrow_runs_and_the_16_gb_run():
 
 def test_the_size_of_the_paper_s_network():
     with torch.device("meta"):
-        model = build(RUNS["cifar10-l32-paper"].config.model_config)
+        model = build(RUNS["cifar10-l32-paper"].config.model)
     # Our count: the residual blocks alone have about 85 M; ladders and straps come on top.
     assert sum(p.numel() for p in model.parameters()) == pytest.approx(85e6, rel=0.15)
 
@@ -143,7 +146,7 @@ slow = pytest.mark.skipif(
 @slow
 def test_32_layers_of_256_channels_take_steps_on_photos(tmp_path, monkeypatch):
     monkeypatch.setattr(trainer_module, "INIT_IMAGES", 8)  # of the 256 that a run takes
-    config: RunConfig = replace(
+    config: RunSettings = changed(
         RUNS["cifar10-l32-paper"].config, dataset="photos", batch_size=2, device="cpu"
     )
     run = trainer_module.Trainer(config, data.load("photos", image_size=32), tmp_path, "slow")

@@ -1,13 +1,11 @@
 """Scores: against one image at a time, seeds, batch sizes, perplexity, the importance bound."""
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from rrvqlib.settings.configs import ModelConfig
 from rrvqlib.models import build
 from rrvqlib.runs.scoring import (
     batches,
@@ -18,20 +16,30 @@ from rrvqlib.runs.scoring import (
     score,
     seeded,
 )
+from rrvqlib.settings.flat import changed
+from rrvqlib.settings.model import ModelSettings
 
-HIERARCHY = ModelConfig(
-    image_size=8, pyramid=(4, 2), codes=(5, 3), code_size=2, channels=4, codebook_init="unit"
+HIERARCHY = changed(
+    ModelSettings(),
+    image_size=8,
+    pyramid=(4, 2),
+    codebook_size=(5, 3),
+    embedding_dim=2,
+    channels=4,
+    codebook_init="unit",
 )
-ONE_LAYER = replace(HIERARCHY, model="vqvae", pyramid=(4,), codes=(5,))
+ONE_LAYER = changed(
+    HIERARCHY, model="one-layer", latent="nearest", pyramid=(4,), codebook_size=(5,)
+)
 MODELS = {
     "hierarchy": HIERARCHY,
-    "gaussian-hierarchy": replace(HIERARCHY, latent="gaussian"),
-    "binary-hierarchy": replace(HIERARCHY, latent="binary"),
-    "nearest-hierarchy": replace(HIERARCHY, latent="nearest"),
-    "vimco": replace(ONE_LAYER, model="vimco"),
+    "gaussian-hierarchy": changed(HIERARCHY, latent="gaussian"),
+    "binary-hierarchy": changed(HIERARCHY, latent="binary"),
+    "nearest-hierarchy": changed(HIERARCHY, latent="nearest"),
+    "vimco": changed(ONE_LAYER, model="one-layer", objective="vimco"),
     "vqvae": ONE_LAYER,
-    "relaxed-vqvae": replace(ONE_LAYER, model="relaxed-vqvae"),
-    "spatial-vae": replace(ONE_LAYER, model="spatial-vae"),
+    "relaxed-vqvae": changed(ONE_LAYER, model="one-layer"),
+    "spatial-vae": changed(ONE_LAYER, model="one-layer", latent="gaussian"),
 }
 each_model = pytest.mark.parametrize("config", MODELS.values(), ids=MODELS.keys())
 IMAGES = torch.randint(
@@ -207,14 +215,14 @@ def test_device_of_a_model():
 
 def test_prior_entropy_is_that_of_the_prior_s_distributions():
     torch.manual_seed(0)
-    model = build(replace(HIERARCHY, top_prior="uniform")).eval()
+    model = build(changed(HIERARCHY, top_prior="uniform")).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
     images = torch.randint(0, 256, (7, 3, 8, 8), dtype=torch.uint8)
     found = score(model, images, batch_size=3)["prior_entropy_bits"]
     assert found[1] == pytest.approx(math.log2(3))  # uniform
-    lower, entropies = model.top_down.layers[0].latent, []
+    lower, entropies = model.decoder.layers[0].latent, []
 
     def note(_latent, inputs, draw):
         logits = lower.log_prior(inputs[1])

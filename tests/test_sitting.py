@@ -7,23 +7,23 @@ import subprocess
 import sys
 import tarfile
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny_runs import TINY, write_images
+from helpers import TINY, write_images
 
-from rrvqlib.runs.checkpoint import load_model
-from rrvqlib.settings.configs import NamedRun
 from rrvqlib.errors import UserError
-from rrvqlib.runs import RUNS
 from rrvqlib.models.weights import weight_files
+from rrvqlib.runs import RUNS
+from rrvqlib.runs.checkpoint import load_model
+from rrvqlib.settings.flat import changed
+from rrvqlib.settings.run import NamedRun
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 import sitting  # noqa: E402
 
-SLOW_START = replace(TINY, steps=100, lr_warmup=2, eval_every=10)
+SLOW_START = changed(TINY, steps=100, lr_warmup=2, eval_every=10)
 # Registers the tiny run, then is the command.
 PROGRAM = """
 import sys
@@ -52,7 +52,7 @@ def packed(out):
         archive.extractall(out / "unpacked", filter="data")
     for path in weight_files(out):
         (out / "unpacked" / path.name).write_bytes(path.read_bytes())
-    assert load_model(out / "unpacked").config == SLOW_START.model_config
+    assert load_model(out / "unpacked").config == SLOW_START.model
     return {path.name for path in out.iterdir() if path.is_file()}, out / "unpacked"
 
 

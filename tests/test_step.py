@@ -1,19 +1,17 @@
 """A step against torch's own pieces; a step that never leaves its device; a step recorded."""
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
-from tiny_runs import TINY, VQVAE, trainer, write_images
+from helpers import TINY, VQVAE, trainer, write_images
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.swa_utils import AveragedModel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from rrvqlib.runs import pictures
-from rrvqlib.objectives.elbo import bits_per_dim, training_loss
 from rrvqlib.models import build
+from rrvqlib.objectives.elbo import bits_per_dim, training_loss
 from rrvqlib.optimisation import step as step_module
 from rrvqlib.optimisation.adamax import Adam, AdaMax
 from rrvqlib.optimisation.flat import learning_groups
@@ -21,6 +19,7 @@ from rrvqlib.optimisation.recording import recorded
 from rrvqlib.optimisation.schedules import epoch_order, kl_weight_at, lr_factor_at, temperature_at
 from rrvqlib.optimisation.step import Step
 from rrvqlib.optimisation.trainer import seed_step
+from rrvqlib.runs import pictures
 from rrvqlib.runs.scoring import score
 
 KINDS = {
@@ -35,14 +34,14 @@ KINDS = {
     "nearest": {"latent": "nearest"},
     "vqvae": VQVAE,
     "vqvae by loss": {**VQVAE, "codebook_update": "loss"},
-    "relaxed-vqvae": {"model": "relaxed-vqvae", "pyramid": (4,), "covariance": "shared"},
-    "mlp": {"model": "relaxed-vqvae", "pyramid": (2,), "network": "mlp", "covariance": "fixed"},
-    "spatial-vae": {"model": "spatial-vae", "pyramid": (4,)},
-    "leave-one-out": {"model": "leave-one-out", "pyramid": (4,)},
-    "vimco": {"model": "vimco", "pyramid": (4,)},
+    "relaxed-vqvae": {"model": "one-layer", "pyramid": (4,), "covariance": "shared"},
+    "mlp": {"model": "one-layer", "pyramid": (2,), "network": "mlp", "covariance": "fixed"},
+    "spatial-vae": {"model": "one-layer", "latent": "gaussian", "pyramid": (4,)},
+    "leave-one-out": {"model": "one-layer", "objective": "leave-one-out", "pyramid": (4,)},
+    "vimco": {"model": "one-layer", "objective": "vimco", "pyramid": (4,)},
     "pixelcnn": {**VQVAE, "second_stage": "pixelcnn", "start_from": "given", "prior_channels": 4,
                  "prior_blocks": 1},
-    "greedy": {"model": "relaxed-vqvae", "pyramid": (4, 2), "second_stage": "greedy",
+    "greedy": {"model": "one-layer", "pyramid": (4, 2), "second_stage": "greedy",
                "start_from": "given", "prior_channels": 4, "prior_blocks": 1},
 }  # fmt: skip
 every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
@@ -91,11 +90,11 @@ def plain_training(config, model, images, steps):
 @pytest.mark.parametrize("kind", ["rrvq", "table-g1", "gaussian", "vqvae by loss", "mlp"])
 def test_twenty_steps_equal_those_of_torchs_own_pieces_bit_for_bit(kind, tmp_path):
     dataset = write_images(tmp_path / "many.npz", train=240)
-    config = replace(TINY, dataset=dataset, steps=24, codebook_lr_factor=7.0, **KINDS[kind])
+    config = changed(TINY, dataset=dataset, steps=24, codebook_lr_factor=7.0, **KINDS[kind])
     if kind == "vqvae by loss":
-        config = replace(config, restart_below=0.0)
+        config = changed(config, dead_code_threshold=0.0)
     run = trainer(config, tmp_path / "run")
-    other = build(config.model_config)
+    other = build(config.model)
     other.load_state_dict(run.model.state_dict())
     losses, weights, averages = plain_training(config, other, run.splits.train, 20)
     found = []
@@ -160,9 +159,9 @@ def test_a_skipped_step_changes_nothing_but_its_count(kind, spoilt, images, tmp_
 
 def made(kind, dataset, folder, device="cpu"):
     """A step of a model on few images."""
-    config = replace(TINY, dataset=dataset, **kind)
+    config = changed(TINY, dataset=dataset, **kind)
     torch.manual_seed(0)
-    model = build(config.model_config)
+    model = build(config.model)
     if device == "meta":
         model.to(device)
     images = torch.zeros(20, 3, 8, 8, dtype=torch.uint8, device=device)
@@ -231,7 +230,7 @@ def test_a_step_runs_on_fake_cuda_tensors(kind, images, tmp_path, monkeypatch):
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     # A copy of a fake tensor does not know its mode.
-    monkeypatch.setattr(step_module, "deepcopy", lambda model: build(model.config))
+    monkeypatch.setattr(step_module, "deepcopy", lambda model: build(model.settings))
     with FakeTensorMode(), torch.device("cuda"):
         step = made(kind, images, tmp_path, device="cuda")
 

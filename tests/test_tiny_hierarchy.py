@@ -7,7 +7,6 @@ import math
 import re
 import shutil
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +44,7 @@ def model():
     model = load_model(export.RUN)
     export.fold_weight_norm(model)
     weights = {name: t.float() for name, t in export.generative_tensors(model).items()}
-    model.top_down.load_state_dict(weights, strict=False)
+    model.decoder.load_state_dict(weights, strict=False)
     return model.double()
 
 
@@ -81,7 +80,7 @@ def test_the_page_decodes_as_the_library_does(model, packed):
     pictures = packed["examples"] + [
         [
             torch.randint(K, (side**2,), generator=generator).tolist()
-            for K, side in zip(model.config.codes_per_layer, model.config.pyramid, strict=True)
+            for K, side in zip(model.settings.codes_per_layer, model.settings.pyramid, strict=True)
         ]
         for _ in range(4)
     ]
@@ -90,10 +89,10 @@ def test_the_page_decodes_as_the_library_does(model, packed):
 
         def choose(index, layer, state, codes=codes, log_priors=log_priors):
             log_priors[index] = layer.latent.log_prior(layer.prior(state))[0].flatten(0, 1)
-            side = model.config.pyramid[index]
+            side = model.settings.pyramid[index]
             return layer.latent.lookup(torch.tensor(codes[index]).view(1, side, side))
 
-        mean = model.top_down(1, choose)
+        mean = model.decoder(1, choose)
         there = torch.tensor(result["mean"], dtype=torch.float64).view_as(mean)
         torch.testing.assert_close(there, mean, rtol=0, atol=1e-10)
         pixels = torch.tensor(result["pixels"]).view(mean.shape)
@@ -152,7 +151,7 @@ def test_it_is_a_small_download():
 
 def test_a_run_that_the_page_cannot_draw_is_refused(model):
     with pytest.raises(export.UserError, match="decoder_input is 'add'"):
-        export.require_what_the_page_can_draw(replace(model.config, decoder_input="add"))
+        export.require_what_the_page_can_draw(changed(model.settings, decoder_input="add"))
 
 
 @pytest.fixture(scope="module")
@@ -259,13 +258,13 @@ def test_the_bits_shown_are_those_of_the_prior(page, model, packed):
     bits = {}
 
     def choose(index, layer, state):
-        side = model.config.pyramid[index]
+        side = model.settings.pyramid[index]
         codes = torch.tensor(packed["examples"][0][index]).view(1, side, side)
         log_prior = layer.latent.log_prior(layer.prior(state))
         bits[index] = -log_prior.gather(-1, codes.unsqueeze(-1)).sum().item() / math.log(2)
         return layer.latent.lookup(codes)
 
-    model.top_down(1, choose)
+    model.decoder(1, choose)
     expected = [f"{bits[index]:.1f} bits" for index in (2, 1, 0)]  # the top layer stands first
     expected.append(f"{sum(bits.values()):.1f} bits in all")
     assert page.locator(".heading output").all_inner_texts() == expected

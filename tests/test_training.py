@@ -10,17 +10,15 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_runs import SMALL_FILES, TINY, VQVAE, start_or_resume, trainer, write_images
+from helpers import TINY_FLAGS, TINY, VQVAE, start_or_resume, trainer, write_images
 from torch.optim.swa_utils import AveragedModel
 
-from rrvqlib.runs.checkpoint import CHECKPOINT, load_model, load_state, save_state
-from rrvqlib.settings.configs import RunConfig
 from rrvqlib.errors import UserError
 from rrvqlib.models import build
 from rrvqlib.optimisation import step as step_module
@@ -28,7 +26,6 @@ from rrvqlib.optimisation import trainer as trainer_module
 from rrvqlib.optimisation.dials import Statistics
 from rrvqlib.optimisation.flat import learning_groups
 from rrvqlib.optimisation.log import MetricsLog
-from rrvqlib.runs.records import check_same_run
 from rrvqlib.optimisation.schedules import (
     ImageOrder,
     Plateau,
@@ -38,7 +35,11 @@ from rrvqlib.optimisation.schedules import (
 )
 from rrvqlib.optimisation.signals import StopRequest
 from rrvqlib.optimisation.trainer import train
+from rrvqlib.runs.checkpoint import CHECKPOINT, load_model, load_state, save_state
+from rrvqlib.runs.records import check_same_run
 from rrvqlib.runs.scoring import score
+from rrvqlib.settings.flat import changed
+from rrvqlib.settings.run import RunSettings
 
 KINDS = {
     "cosine": {},
@@ -74,7 +75,7 @@ def assert_same_run(one, other):
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
 def test_a_resumed_run_equals_an_unbroken_one(kind, images, tmp_path):
-    config = replace(TINY, dataset=images, **kind)
+    config = changed(TINY, dataset=images, **kind)
     trainer(config, tmp_path / "unbroken").run(show_progress=False)
     broken = trainer(config, tmp_path / "broken")
     log = MetricsLog(broken.out, 0)
@@ -104,7 +105,7 @@ def test_the_plateau_schedule_played_by_hand():
 
 
 def test_the_plateau_schedule_remembers_bad_evaluations_when_resumed(images, tmp_path):
-    config = replace(TINY, dataset=images, schedule="plateau", plateau_patience=2, lr_warmup=0)
+    config = changed(TINY, dataset=images, schedule="plateau", plateau_patience=2, lr_warmup=0)
     run = trainer(config, tmp_path / "run")
     for valid in (5.0, 6.0):  # the best, then one worse
         run.plateau.note(valid)
@@ -120,7 +121,7 @@ def start(images, out, *more):
     old = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may themselves run in nohup
     try:
         return subprocess.Popen(
-            [*command, *SMALL_FILES, "--steps", "40", "--eval_every", "20", "--save_every", "1",
+            [*command, *TINY_FLAGS, "--steps", "40", "--eval_every", "20", "--save_every", "1",
              *more],
             stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
         )  # fmt: skip
@@ -136,7 +137,7 @@ def wait_until(holds, seconds=120):
 
 
 SIGNALS = {
-    "term": (signal.SIGTERM, ("--model", "vqvae", "--pyramid", "4")),
+    "term": (signal.SIGTERM, ("--model", "one-layer", "--latent", "nearest", "--pyramid", "4")),
     "interrupt": (signal.SIGINT, ("--schedule", "plateau", "--plateau_patience", "1")),
     "hangup": (signal.SIGHUP, ()),
 }
@@ -158,7 +159,7 @@ def test_a_run_stopped_by_a_signal_goes_on_as_if_nothing_had_happened(
     assert 0 < state["progress"]["step"] <= 40
     process = start(images, out, *flags, "--resume")
     assert process.wait(timeout=120) == 0
-    config = RunConfig(**{**state["config"], "dataset": images})
+    config = changed(RunSettings(), **{**state["config"], "dataset": images})
     trainer(config, tmp_path / "unbroken").run(show_progress=False)
     assert_same_run(tmp_path / "unbroken", out)
 
@@ -175,9 +176,9 @@ def test_nohup_is_heeded():
 
 @pytest.mark.parametrize("kind", ["cosine", "plateau", "vqvae"])
 def test_a_run_killed_again_and_again_ends_as_an_unbroken_one(kind, images, tmp_path):
-    config = replace(TINY, dataset=images, steps=40, save_every=1, **KINDS[kind])
+    config = changed(TINY, dataset=images, steps=40, save_every=1, **KINDS[kind])
     if kind == "plateau":  # a rate that makes the score go up and down
-        config = replace(config, eval_every=2, lr=0.2)
+        config = changed(config, eval_every=2, lr=0.2)
     out, draw = tmp_path / "killed", random.Random(kind)
 
     def saved_at():
@@ -186,7 +187,7 @@ def test_a_run_killed_again_and_again_ends_as_an_unbroken_one(kind, images, tmp_
     # Not forked from here: a child killed while it holds a lock shared with its parent (the
     # progress bars have one) would leave the parent waiting for ever.
     clean = multiprocessing.get_context("forkserver")
-    clean.set_forkserver_preload(["tiny_runs"])
+    clean.set_forkserver_preload(["helpers"])
     out.mkdir()
     kills = 0
     for _ in range(4):
@@ -209,7 +210,7 @@ def test_a_run_killed_again_and_again_ends_as_an_unbroken_one(kind, images, tmp_
 
 
 def test_a_disk_that_fills_up_ends_the_run_and_room_lets_it_go_on(images, tmp_path):
-    config, out = replace(TINY, dataset=images, save_every=1), tmp_path / "run"
+    config, out = changed(TINY, dataset=images, save_every=1), tmp_path / "run"
     run = trainer(config, out)
     run.step()
     run.save()
@@ -229,7 +230,7 @@ def test_a_disk_that_fills_up_ends_the_run_and_room_lets_it_go_on(images, tmp_pa
 
 
 def test_a_run_killed_while_it_is_scored_is_scored_when_resumed(images, tmp_path, monkeypatch):
-    config, out = replace(TINY, dataset=images), tmp_path / "run"
+    config, out = changed(TINY, dataset=images), tmp_path / "run"
     out.mkdir()
 
     def interrupt(*_):
@@ -244,14 +245,14 @@ def test_a_run_killed_while_it_is_scored_is_scored_when_resumed(images, tmp_path
 
 
 def test_no_images_for_the_importance_weighted_bound_means_none(images, tmp_path):
-    config = replace(TINY, dataset=images, steps=1, iw_images=0)
+    config = changed(TINY, dataset=images, steps=1, iw_images=0)
     (tmp_path / "run").mkdir()
     results = train(config, tmp_path / "run", "tiny", show_progress=False)
     assert results["iw_bits_per_dim"] is None and results["iw_n"] == 0
 
 
 def test_a_score_that_is_no_number_is_a_clear_error(images, tmp_path, monkeypatch):
-    run = trainer(replace(TINY, dataset=images), tmp_path / "run")
+    run = trainer(changed(TINY, dataset=images), tmp_path / "run")
     with torch.no_grad():
         run.evaluated.likelihood.log_scale.fill_(math.nan)
     with pytest.raises(UserError, match="not finite.*--lr"):
@@ -261,7 +262,7 @@ def test_a_score_that_is_no_number_is_a_clear_error(images, tmp_path, monkeypatc
 
 def test_the_run_folder_keeps_its_contract(images, tmp_path):
     out = tmp_path / "run"
-    config = replace(TINY, dataset=images)
+    config = changed(TINY, dataset=images)
     out.mkdir()
     returned = train(config, out, "tiny", show_progress=False)
     run = json.loads((out / "run.json").read_text())
@@ -269,7 +270,7 @@ def test_the_run_folder_keeps_its_contract(images, tmp_path):
             "wall_seconds", "images_seen"} <= run.keys()  # fmt: skip
     assert run["images_seen"] == 12 * 8 and run["split_sizes"] == {
         "train": 36, "valid": 4, "test": 12}  # fmt: skip
-    assert RunConfig(**run["settings"]) == config
+    assert changed(RunSettings(), **run["settings"]) == config
     results = json.loads((out / "results.json").read_text())
     assert results == returned
     assert {"test_bits_per_dim", "test_bits_per_dim_se", "train_bits_per_dim", "iw_bits_per_dim",
@@ -282,7 +283,7 @@ def test_the_run_folder_keeps_its_contract(images, tmp_path):
     assert Image.open(out / "samples.png").size == (8 * 10 - 2, 8 * 10 - 2)
     assert Image.open(out / "reconstructions.png").width == 8 * 10 - 2
     assert list((out / "tensorboard").glob("events*"))
-    assert load_model(out).config == config.model_config
+    assert load_model(out).config == config.model
     for path in out.iterdir():
         assert path.is_dir() or path.stat().st_mode & 0o044 == 0o044, path
     assert train(config, out, "tiny", resume=True, show_progress=False) == results
@@ -290,7 +291,7 @@ def test_the_run_folder_keeps_its_contract(images, tmp_path):
 
 def test_layer_one_comes_first(images, tmp_path):
     """A layer with one code can carry nothing: it shows where a list puts it."""
-    config = replace(TINY, dataset=images, codes=(1, 4))
+    config = changed(TINY, dataset=images, codebook_size=(1, 4))
     run = trainer(config, tmp_path / "run")
     run.run(show_progress=False)
     assert metrics(tmp_path / "run")[-1]["kl_bits_per_dim"][0] == pytest.approx(0, abs=1e-9)
@@ -304,17 +305,17 @@ def test_layer_one_comes_first(images, tmp_path):
     ids=lambda changes: "-".join(changes.values()) or "codes",
 )
 def test_a_network_that_puts_out_nan_skips_its_steps(changes, images, tmp_path):
-    run = trainer(replace(TINY, dataset=images, **changes), tmp_path / "run")
+    run = trainer(changed(TINY, dataset=images, **changes), tmp_path / "run")
     run.step()
     with torch.no_grad():
-        run.model.top_down.layers[0].qladder.project.bias.fill_(math.nan)
+        run.model.decoder.layers[0].qladder.project.bias.fill_(math.nan)
     run.step()
     assert run.skipped == 1 and run.progress.step == 2
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 def test_a_bf16_run_is_scored_in_float32(ema, images, tmp_path):
-    run = trainer(replace(TINY, dataset=images, precision="bf16", ema=ema), tmp_path / "run")
+    run = trainer(changed(TINY, dataset=images, precision="bf16", ema_decay=ema), tmp_path / "run")
     run.step()
     valid = run.evaluate()["valid_bits_per_dim"]
     run.finish()
@@ -324,7 +325,7 @@ def test_a_bf16_run_is_scored_in_float32(ema, images, tmp_path):
 
 @pytest.mark.parametrize("kind", ["hierarchy", "vqvae"])
 def test_a_step_with_nan_is_skipped_and_leaves_no_trace(kind, images, tmp_path, monkeypatch):
-    config = replace(TINY, dataset=images, **(VQVAE if kind == "vqvae" else {}))
+    config = changed(TINY, dataset=images, **(VQVAE if kind == "vqvae" else {}))
     run = trainer(config, tmp_path / "run")
     run.step()
     before = {k: v.clone() for k, v in run.model.state_dict().items()}
@@ -341,7 +342,7 @@ def test_a_step_with_nan_is_skipped_and_leaves_no_trace(kind, images, tmp_path, 
 
 
 def test_nan_features_do_not_poison_the_codebook_averages(images, tmp_path):
-    run = trainer(replace(TINY, dataset=images, **VQVAE), tmp_path / "run")
+    run = trainer(changed(TINY, dataset=images, **VQVAE), tmp_path / "run")
     average, codebook = run.model.latent.average, run.model.latent.codebook
     before = average.sums.clone()
     features = torch.full((6, 3), math.nan)
@@ -352,7 +353,7 @@ def test_nan_features_do_not_poison_the_codebook_averages(images, tmp_path):
 def test_training_that_stays_broken_ends_with_a_message_and_good_weights(
     images, tmp_path, monkeypatch
 ):
-    run = trainer(replace(TINY, dataset=images, max_skipped=3), tmp_path / "run")
+    run = trainer(changed(TINY, dataset=images, max_skipped=3), tmp_path / "run")
     run.step()
     monkeypatch.setattr(step_module, "training_loss", lambda *a: torch.tensor(math.nan) * next(
         run.model.parameters()).sum())  # fmt: skip
@@ -386,7 +387,7 @@ def batch_indices(step, n, config):
 
 
 def test_every_image_is_seen_once_an_epoch():
-    config = replace(TINY, batch_size=5)
+    config = changed(TINY, batch_size=5)
     seen = torch.cat([batch_indices(step, 40, config) for step in range(8)])
     assert sorted(seen.tolist()) == list(range(40))
     following = torch.cat([batch_indices(step, 40, config) for step in range(8, 16)])
@@ -395,31 +396,31 @@ def test_every_image_is_seen_once_an_epoch():
 
 
 def test_a_set_smaller_than_a_batch_is_repeated():
-    indices = batch_indices(3, 3, replace(TINY, batch_size=8))
+    indices = batch_indices(3, 3, changed(TINY, batch_size=8))
     assert len(indices) == 8 and sorted(set(indices.tolist())) == [0, 1, 2]
 
 
 def test_schedules_start_and_end_where_they_should():
-    config = replace(TINY, steps=100, temperature=1.0, temperature_end=0.25, lr_warmup=10,
+    config = changed(TINY, steps=100, temperature=1.0, temperature_end=0.25, lr_warmup=10,
                      lr=1e-2, lr_min=1e-4, kl_warmup=0.5)  # fmt: skip
     assert temperature_at(0, config) == 1.0
     assert temperature_at(50, config) == pytest.approx(0.5)
     assert temperature_at(100, config) == pytest.approx(0.25)
-    linear = replace(config, temperature_schedule="linear", temperature_fraction=0.5)
+    linear = changed(config, temperature_schedule="linear", temperature_fraction=0.5)
     assert temperature_at(25, linear) == pytest.approx(0.625)
     assert temperature_at(80, linear) == pytest.approx(0.25)
-    assert temperature_at(80, replace(config, temperature_schedule="constant")) == 1.0
+    assert temperature_at(80, changed(config, temperature_schedule="constant")) == 1.0
     assert lr_factor_at(0, config) == pytest.approx(0.1)
     assert lr_factor_at(100, config) == pytest.approx(1e-2)
     assert lr_factor_at(50, config) == pytest.approx((1 + 1e-2) / 2)
     assert kl_weight_at(0, config) == pytest.approx(1 / 50)
     assert kl_weight_at(49, config) == kl_weight_at(99, config) == 1.0
-    assert kl_weight_at(0, replace(config, kl_warmup=0.0)) == 1.0
+    assert kl_weight_at(0, changed(config, kl_warmup=0.0)) == 1.0
 
 
 def test_the_average_of_the_weights_equals_a_numpy_loop(images, tmp_path):
-    run = trainer(replace(TINY, dataset=images, ema=0.9), tmp_path / "run")
-    name = "bottom_up.enc.0.0.bias"
+    run = trainer(changed(TINY, dataset=images, ema_decay=0.9), tmp_path / "run")
+    name = "encoder.enc.0.0.bias"
     expected = None
     theirs = AveragedModel(
         run.model,
@@ -448,8 +449,8 @@ def test_the_average_of_the_weights_equals_a_numpy_loop(images, tmp_path):
     "kind", [{}, VQVAE, {"latent": "gaussian"}, {**VQVAE, "codebook_update": "loss"}]
 )
 def test_every_parameter_learns_at_one_of_two_rates(kind):
-    config = replace(TINY, **kind)
-    model = build(config.model_config)
+    config = changed(TINY, **kind)
+    model = build(config.model)
     slow, fast = learning_groups(model)
     rates = {id(p): 1e-3 for p in slow} | {id(p): 7e-3 for p in fast}
     assert len(rates) == len(slow) + len(fast)
@@ -463,18 +464,18 @@ def test_every_parameter_learns_at_one_of_two_rates(kind):
 
 
 def test_a_checkpoint_of_other_settings_is_refused(images, tmp_path):
-    config = replace(TINY, dataset=images)
+    config = changed(TINY, dataset=images)
     run = trainer(config, tmp_path / "run")
     run.step()
     run.save()
     for change in ({"lr": 1e-3}, {"channels": 6}, {"seed": 1}, {"steps": 13}):
         with pytest.raises(UserError, match=f"--{next(iter(change))}"):
-            trainer(replace(config, **change), tmp_path / "run").resume()
-    trainer(replace(config, save_every=5), tmp_path / "run").resume()  # changes no number
+            trainer(changed(config, **change), tmp_path / "run").resume()
+    trainer(changed(config, save_every=5), tmp_path / "run").resume()  # changes no number
 
 
 def test_a_checkpoint_of_another_version_is_refused(images, tmp_path):
-    run = trainer(replace(TINY, dataset=images), tmp_path / "run")
+    run = trainer(changed(TINY, dataset=images), tmp_path / "run")
     run.step()
     run.save()
     state = load_state(run.out / CHECKPOINT)
@@ -492,7 +493,7 @@ def test_a_checkpoint_of_another_version_is_refused(images, tmp_path):
 
 
 def test_a_run_does_not_go_on_with_other_images(images, tmp_path):
-    config, out = replace(TINY, dataset=images), tmp_path / "run"
+    config, out = changed(TINY, dataset=images), tmp_path / "run"
     run = trainer(config, out)
     run.describe()
     run.step()
@@ -505,15 +506,15 @@ def test_a_run_does_not_go_on_with_other_images(images, tmp_path):
 
 
 def test_training_lowers_the_score(images, tmp_path):
-    config = replace(TINY, dataset=images, steps=120, eval_every=20, channels=8, code_size=8)
+    config = changed(TINY, dataset=images, steps=120, eval_every=20, channels=8, embedding_dim=8)
     trainer(config, tmp_path / "run").run(show_progress=False)
     lines = metrics(tmp_path / "run")
     assert lines[-1]["valid_bits_per_dim"] < lines[0]["valid_bits_per_dim"] - 0.1
 
 
 def test_log_variances_that_hit_their_bound_come_back(images, tmp_path):
-    run = trainer(replace(TINY, dataset=images), tmp_path / "run")
-    codebook = run.model.top_down.layers[0].latent.codebook
+    run = trainer(changed(TINY, dataset=images), tmp_path / "run")
+    codebook = run.model.decoder.layers[0].latent.codebook
     raw = codebook.raw_log_variances
     with torch.no_grad():
         raw.fill_(9.0)
@@ -528,7 +529,7 @@ def test_a_checkpoint_older_than_a_setting_goes_on_with_its_default():
     stored = asdict(TINY)
     del stored["second_stage"]
     check_same_run(stored, TINY)
-    with pytest.raises(UserError, match="--samples 5: the checkpoint was made with 8"):
+    with pytest.raises(UserError, match="--num_samples 5: the checkpoint was made with 8"):
         check_same_run(
-            {k: v for k, v in stored.items() if k != "samples"}, replace(TINY, samples=5)
+            {k: v for k, v in stored.items() if k != "samples"}, changed(TINY, num_samples=5)
         )

@@ -3,21 +3,22 @@
 import itertools
 import json
 import shutil
-from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_runs import TINY, start_or_resume, trainer, write_images
+from rrvqlib.nets.pixelcnn import GatedPixelCNN, causal_conv
+from helpers import TINY, start_or_resume, trainer, write_images
 
 from rrvqlib import train
-from rrvqlib.runs.checkpoint import load_model, load_weights, save_model
-from rrvqlib.settings.configs import ModelConfig, RunConfig
 from rrvqlib.errors import UserError
 from rrvqlib.models import build
 from rrvqlib.optimisation.trainer import train as train_run
-from rrvqlib.nets.pixelcnn import GatedPixelCNN, causal_conv
+from rrvqlib.runs.checkpoint import load_model, load_weights, save_model
 from rrvqlib.runs.scoring import score
+from rrvqlib.settings.flat import changed
+from rrvqlib.settings.model import ModelSettings
+from rrvqlib.settings.run import RunSettings
 
 
 @pytest.fixture(autouse=True)
@@ -100,16 +101,16 @@ def test_a_causal_convolution_is_a_masked_one():
 
 # Two stages as one model.
 
-FIRST = ModelConfig(
-    model="relaxed-vqvae", image_size=4, pyramid=(2,), codes=(2,), code_size=2, channels=3,
+FIRST = changed(ModelSettings(),
+    model="one-layer", image_size=4, pyramid=(2,), codebook_size=(2,), embedding_dim=2, channels=3,
     codebook_init="unit", prior_channels=4, prior_blocks=2,
 )  # fmt: skip
-LEVELS = replace(FIRST, model="hierarchy", latent="nearest", pyramid=(2, 1))
+LEVELS = changed(FIRST, model="hierarchy", latent="nearest", pyramid=(2, 1))
 TWO_STAGES = {
-    "VQ-VAE": replace(FIRST, model="vqvae", second_stage="pixelcnn"),
-    "relaxed": replace(FIRST, second_stage="pixelcnn"),
-    "VQ-VAE-2": replace(LEVELS, second_stage="pixelcnn"),
-    "HQA": replace(FIRST, second_stage="greedy", pyramid=(2, 1), codes=(2, 3)),
+    "VQ-VAE": changed(FIRST, model="one-layer", latent="nearest", second_stage="pixelcnn"),
+    "relaxed": changed(FIRST, second_stage="pixelcnn"),
+    "VQ-VAE-2": changed(LEVELS, second_stage="pixelcnn"),
+    "HQA": changed(FIRST, second_stage="greedy", pyramid=(2, 1), codebook_size=(2, 3)),
 }
 each = pytest.mark.parametrize("config", TWO_STAGES.values(), ids=TWO_STAGES)
 
@@ -122,12 +123,12 @@ def images(n=1, seed=5):
 def log_marginal(model, image):
     """log p(x), by a sum over all codes of the first stage (and of the layer above)."""
     prior, latents = model.code_prior, model._latents
-    codes = [grids(2, side) for side in model.config.first_stage.pyramid]
+    codes = [grids(2, side) for side in model.settings.first_stage.pyramid]
     if len(codes) == 2:  # all pairs
         pairs = itertools.product(range(len(codes[0])), range(len(codes[1])))
         first, second = torch.tensor(list(pairs)).T
         codes = [codes[0][first], codes[1][second]]
-    if model.config.second_stage == "greedy":
+    if model.settings.second_stage == "greedy":
         upper = torch.arange(3).view(3, 1, 1)
         tables = prior.log_prob(prior.latent.lookup(upper), latents[0])  # (3, H, W, K)
         rows = torch.stack(
@@ -212,10 +213,10 @@ def finish(config, folder):
 def test_training_moves_the_prior_alone(config, tmp_path):
     dataset = write_images(tmp_path / "images.npz", side=4)
     shared = {**vars(TINY), "dataset": dataset}
-    first = RunConfig(**{**shared, **vars(config.first_stage)})
+    first = changed(RunSettings(), **{**shared, **vars(config.first_stage)})
     finish(first, tmp_path / "first")
     start = {"start_from": str(tmp_path / "first")}
-    second = RunConfig(**{**shared, **vars(config), **start})
+    second = changed(RunSettings(), **{**shared, **vars(config), **start})
     start_or_resume(second, tmp_path / "second")
     run = trainer(second, tmp_path / "second")
     fresh = {name: value.clone() for name, value in run.model.code_prior.state_dict().items()}
@@ -253,15 +254,15 @@ def test_layers_that_are_kept_decide_the_rest(config):
 
 def test_only_codes_under_uniform_priors_have_a_second_stage():
     for changes in (
-        {"model": "spatial-vae"},
+        {"model": "one-layer", "latent": "gaussian"},
         {"model": "hierarchy"},
         {"model": "hierarchy", "latent": "gaussian"},
         {"model": "hierarchy", "latent": "nearest", "second_stage": "greedy"},
     ):
         with pytest.raises(UserError, match="uniform priors"):
-            replace(TWO_STAGES["relaxed"], **changes)
+            changed(TWO_STAGES["relaxed"], **changes)
     with pytest.raises(UserError, match="two sides"):
-        replace(TWO_STAGES["relaxed"], second_stage="greedy")
+        changed(TWO_STAGES["relaxed"], second_stage="greedy")
 
 
 # Starting from a finished run.
@@ -269,13 +270,13 @@ def test_only_codes_under_uniform_priors_have_a_second_stage():
 
 def test_a_run_starts_with_the_weights_of_another(tmp_path):
     dataset = write_images(tmp_path / "images.npz")
-    finish(replace(TINY, dataset=dataset), tmp_path / "first")
+    finish(changed(TINY, dataset=dataset), tmp_path / "first")
     half = tmp_path / "half"  # float16 weights are what travels between machines
     half.mkdir()
     save_model(load_model(tmp_path / "first").half(), half)
     for folder, tolerance in ((tmp_path / "first", 1e-6), (half, 2e-3)):
         again = trainer(
-            replace(TINY, dataset=dataset, start_from=str(folder)), tmp_path / folder.name
+            changed(TINY, dataset=dataset, start_from=str(folder)), tmp_path / folder.name
         )
         for name, value in again.model.state_dict().items():
             expected = load_model(tmp_path / "first").state_dict()[name]
@@ -286,8 +287,8 @@ def test_a_run_starts_with_the_weights_of_another(tmp_path):
 
 def test_a_run_is_resumed_without_the_folder_that_it_started_from(tmp_path):
     dataset = write_images(tmp_path / "images.npz")
-    finish(replace(TINY, dataset=dataset), tmp_path / "first")
-    config = replace(TINY, dataset=dataset, start_from=str(tmp_path / "first"))
+    finish(changed(TINY, dataset=dataset), tmp_path / "first")
+    config = changed(TINY, dataset=dataset, start_from=str(tmp_path / "first"))
     run = trainer(config, tmp_path / "again")
     run.step()
     run.report(None)
@@ -299,8 +300,8 @@ def test_a_run_is_resumed_without_the_folder_that_it_started_from(tmp_path):
 def test_another_model_s_weights_are_refused(tmp_path):
     save_model(build(FIRST), tmp_path)
     with pytest.raises(UserError, match=r"--start_from .*--channels 3, or another run"):
-        load_weights(build(replace(FIRST, channels=5)), tmp_path)
-    with pytest.raises(UserError, match="--model relaxed-vqvae"):
+        load_weights(build(changed(FIRST, channels=5)), tmp_path)
+    with pytest.raises(UserError, match="--model one-layer"):
         load_weights(build(TWO_STAGES["VQ-VAE"]), tmp_path)
     with pytest.raises(UserError, match="is missing"):
         load_weights(build(FIRST), tmp_path / "none")
@@ -308,6 +309,6 @@ def test_another_model_s_weights_are_refused(tmp_path):
 
 def test_a_second_stage_without_a_first_is_refused(tmp_path):
     with pytest.raises(UserError, match="--start_from"):
-        train.main(["--model", "vqvae", "--pyramid", "8", "--second_stage", "pixelcnn",
+        train.main(["--model", "one-layer", "--latent", "nearest", "--pyramid", "8", "--second_stage", "pixelcnn",
                     "--out", str(tmp_path / "out")])  # fmt: skip
     assert not (tmp_path / "out").exists()

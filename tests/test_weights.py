@@ -1,20 +1,22 @@
 """Weights in one file or in shards: what is written is read, and a mixture is refused."""
 
 import shutil
-from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_runs import TINY, trainer, write_images
+from helpers import TINY, trainer, write_images
 
-from rrvqlib.runs.checkpoint import load_model, load_weights, save_model
-from rrvqlib.settings.configs import ModelConfig
 from rrvqlib.errors import UserError
 from rrvqlib.models import HierarchicalVAE, build
 from rrvqlib.models.weights import INDEX, BadWeights, read_weights, weight_files, write_weights
+from rrvqlib.runs.checkpoint import load_model, load_weights, save_model
+from rrvqlib.settings.flat import changed
+from rrvqlib.settings.model import ModelSettings
 
-CONFIG = ModelConfig(image_size=8, pyramid=(4, 2), codes=(4,), code_size=3, channels=16)
+CONFIG = changed(
+    ModelSettings(), image_size=8, pyramid=(4, 2), codebook_size=(4,), embedding_dim=3, channels=16
+)
 SHARD_MB = 0.02
 
 
@@ -48,13 +50,13 @@ def test_a_run_starts_from_shards(model, tmp_path):
     save_model(model, tmp_path, "float16", SHARD_MB)
     other = build(CONFIG)
     load_weights(other, tmp_path)
-    assert torch.equal(other.top_down.top, model.top_down.top)
+    assert torch.equal(other.decoder.top, model.decoder.top)
 
 
 def test_a_run_writes_what_its_settings_say(tmp_path):
     dataset = write_images(tmp_path / "images.npz")
     run = trainer(
-        replace(TINY, dataset=dataset, weights_dtype="float16", channels=128, shard_mb=1),
+        changed(TINY, dataset=dataset, weights_dtype="float16", channels=128, shard_mb=1),
         tmp_path / "run",
     )
     run.step()
@@ -75,7 +77,7 @@ def test_files_of_an_earlier_call_do_not_stay(model, tmp_path):
     assert INDEX in names(tmp_path) and "model.safetensors" not in names(tmp_path)
     write_weights(model.state_dict(), tmp_path, torch.float16, 2 * SHARD_MB)
     assert len(names(tmp_path)) == len(weight_files(tmp_path)) + 1
-    assert torch.equal(read_weights(tmp_path)["top_down.top"], model.top_down.top.half())
+    assert torch.equal(read_weights(tmp_path)["decoder.top"], model.decoder.top.half())
 
 
 def test_shards_of_two_models_are_refused(model, tmp_path):

@@ -4,16 +4,15 @@ import os
 import signal
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from tiny_runs import TINY, VQVAE
+from helpers import TINY, VQVAE
 
 from rrvqlib import data
-from rrvqlib.latents import draws
 from rrvqlib.errors import UserError
+from rrvqlib.latents import draws
 from rrvqlib.optimisation import step as step_module
 from rrvqlib.optimisation.signals import Stopped, StopRequest
 from rrvqlib.optimisation.trainer import Trainer, train
@@ -26,15 +25,15 @@ CASES = {
     "free nats per position": {"free_nats": 0.005, "free_nats_group": "position"},
     "accumulated": {"grad_accumulation": 2},
     "uniform top, concat": {"top_prior": "uniform", "decoder_input": "concat", "prior": "direct"},
-    "vqvae by averages": {**VQVAE, "restart_below": 0.0, "codebook_decay": 0.5},
-    "vqvae by loss": {**VQVAE, "restart_below": 0.0, "codebook_update": "loss"},
+    "vqvae by averages": {**VQVAE, "dead_code_threshold": 0.0, "codebook_decay": 0.5},
+    "vqvae by loss": {**VQVAE, "dead_code_threshold": 0.0, "codebook_update": "loss"},
     "nan": {},
 }
 
 
 def run_of(case, images, out):
     # Unclipped: clipping would hide a factor.
-    config = replace(TINY, dataset=images, max_grad_norm=0.0, **CASES[case])
+    config = changed(TINY, dataset=images, max_grad_norm=0.0, **CASES[case])
     splits = data.load(config.dataset, image_size=config.image_size)
     return Trainer(config, splits, Path(out), case)
 
@@ -96,7 +95,7 @@ def stop_of_one(images, out):
 
 def by_the_clock(images, out):
     """Steps and position of a run by the clock, where this process's own clock is off."""
-    config = replace(TINY, dataset=images, seconds=8.0, steps=100)
+    config = changed(TINY, dataset=images, seconds=8.0, steps=100)
     run = Trainer(config, data.load(images, image_size=8), Path(out), "clock")
     run.clock.started -= 2.0 * run.processes.rank
     run.run(show_progress=False)
@@ -105,7 +104,7 @@ def by_the_clock(images, out):
 
 def odd_batch(images, out):
     """The message for a batch that two processes cannot share."""
-    config = replace(TINY, dataset=images, batch_size=7)
+    config = changed(TINY, dataset=images, batch_size=7)
     try:
         Trainer(config, data.load(images, image_size=8), Path(out), "odd")
     except UserError as error:
@@ -124,7 +123,7 @@ def load_in_turn(images, out):
         return load(*args)
 
     data.load = slow_load
-    config = replace(TINY, dataset=images, steps=1)
+    config = changed(TINY, dataset=images, steps=1)
     train(config, Path(out), "in turn", show_progress=False)
     return str(found)
 

@@ -144,7 +144,7 @@ def networks() -> str:
         words = f'{name}<tspan dy="3" font-size="10">{index}</tspan>'
         return text(x, y, words, anchor, font_size="13", fill=colour)
 
-    def top_down(shift: float, strap: str) -> None:
+    def decoder(shift: float, strap: str) -> None:
         for layer in (3, 2, 1):
             x, y = shift + latent, row[layer]
             above = row[4] if layer == 3 else row[layer + 1] + drop
@@ -162,7 +162,7 @@ def networks() -> str:
             parts.extend(node(shift + state, y, symbol("d", str(layer)), "state"))
 
     parts.append(text(20, 34, "(a) posterior", "start", font_weight="bold"))
-    top_down(0, "qstrap")
+    decoder(0, "qstrap")
     for layer in (1, 2, 3):
         y = row[layer]
         below = image_y if layer == 1 else row[layer - 1]
@@ -175,7 +175,7 @@ def networks() -> str:
 
     shift = 300
     parts.append(text(shift + latent - 60, 34, "(b) generative model", "start", font_weight="bold"))
-    top_down(shift, "pstrap")
+    decoder(shift, "pstrap")
     parts.append(arrow(shift + state, row[1] + drop + 18, shift + state, image_y - 20, BLUE))
     parts.append(
         label(shift + state + 8, (row[1] + drop + image_y) / 2 + 4, "dec", 1, "start", BLUE)

@@ -21,13 +21,13 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from rrvqlib import data
-from rrvqlib.runs.checkpoint import load_model
-from rrvqlib.settings.configs import ModelConfig
-from rrvqlib.nets.decoder import TopDownLayer
 from rrvqlib.errors import UserError
 from rrvqlib.likelihoods import pixels_to_reals, reals_to_pixels
 from rrvqlib.models.hierarchy import HierarchicalVAE
+from rrvqlib.nets.decoder import TopDownLayer
+from rrvqlib.runs.checkpoint import load_model
 from rrvqlib.runs.folder import read_config
+from rrvqlib.settings.model import ModelSettings
 
 BOOK = Path(__file__).resolve().parent.parent / "book"
 RUN, STATIC = BOOK / "results" / "tiny-hierarchy", BOOK / "_static"
@@ -36,7 +36,7 @@ EXAMPLES = (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11)  # test images
 COLOURS = [(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)]
 
 
-def require_what_the_page_can_draw(config: ModelConfig) -> None:
+def require_what_the_page_can_draw(config: ModelSettings) -> None:
     """The page's decoder holds the parts that this run uses and no others.
 
     Raises:
@@ -44,7 +44,7 @@ def require_what_the_page_can_draw(config: ModelConfig) -> None:
     """
     wanted = {
         "model": "hierarchy",
-        "latent": "codebook",
+        "latent": "relaxed",
         "decoder_input": "concat",
         "blocks": 1,
         "ladder_blocks": 0,
@@ -73,7 +73,7 @@ def generative_tensors(model: HierarchicalVAE) -> dict[str, Tensor]:
     """Everything between the codes and the picture, float16; weight norm already folded."""
     return {
         name: tensor.half()
-        for name, tensor in model.top_down.state_dict().items()
+        for name, tensor in model.decoder.state_dict().items()
         if "qladder" not in name and "qstrap" not in name
     }
 
@@ -84,7 +84,7 @@ def most_probable_codes(model: HierarchicalVAE, images: Tensor) -> list[Tensor]:
 
     They are chosen from the top down, each given those above it; l = 1 comes first.
     """
-    features = model.bottom_up(pixels_to_reals(images))
+    features = model.encoder(pixels_to_reals(images))
     codes: list[Tensor] = []
 
     def choose(index: int, layer: TopDownLayer, state: Tensor) -> Tensor:
@@ -92,14 +92,14 @@ def most_probable_codes(model: HierarchicalVAE, images: Tensor) -> list[Tensor]:
         codes.append(log_posterior.argmax(-1))
         return layer.latent.lookup(codes[-1])
 
-    model.top_down(len(images), choose)
+    model.decoder(len(images), choose)
     return codes[::-1]
 
 
 @torch.no_grad()
 def decode(model: HierarchicalVAE, codes: list[Tensor]) -> Tensor:
     """Codes of each layer (B, H, W), l = 1 first -> means of the pixels (B, 3, S, S)."""
-    return model.top_down(len(codes[0]), lambda i, layer, state: layer.latent.lookup(codes[i]))
+    return model.decoder(len(codes[0]), lambda i, layer, state: layer.latent.lookup(codes[i]))
 
 
 def example_codes(model: HierarchicalVAE) -> list[Tensor]:
@@ -116,7 +116,7 @@ def example_codes(model: HierarchicalVAE) -> list[Tensor]:
     with np.load(path, allow_pickle=False) as stored:
         return [
             torch.from_numpy(stored[f"layer_{i}"].astype(np.int64))
-            for i in range(1, model.config.layers + 1)
+            for i in range(1, model.settings.layers + 1)
         ]
 
 
@@ -133,10 +133,10 @@ def page_script(model: HierarchicalVAE, examples: list[Tensor]) -> str:
     tensors = generative_tensors(model)
     packed = b"".join(t.numpy().astype("<f2").tobytes() for t in tensors.values())
     content = {
-        "pyramid": model.config.pyramid,
-        "imageSize": model.config.image_size,
+        "pyramid": model.settings.pyramid,
+        "imageSize": model.settings.image_size,
         "shapes": {name: list(tensor.shape) for name, tensor in tensors.items()},
-        "colourRanks": [colour_ranks(m.latent.codebook.means) for m in model.top_down.layers],
+        "colourRanks": [colour_ranks(m.latent.codebook.means) for m in model.decoder.layers],
         "examples": [
             [codes[i].flatten().tolist() for codes in examples] for i in range(len(examples[0]))
         ],
@@ -155,7 +155,7 @@ def still_picture(model: HierarchicalVAE, examples: list[Tensor], side: int = 16
     sheet = Image.new("RGB", size, "white")
     for row, picture in enumerate(pictures):
         tiles = [picture]
-        for codes, layer in zip(shown, model.top_down.layers, strict=True):
+        for codes, layer in zip(shown, model.decoder.layers, strict=True):
             ranks = np.array(colour_ranks(layer.latent.codebook.means))[codes[row].numpy()]
             place = ranks / (layer.latent.codebook.means.shape[0] - 1) * (len(COLOURS) - 1)
             channels = [
@@ -171,7 +171,7 @@ def still_picture(model: HierarchicalVAE, examples: list[Tensor], side: int = 16
 def main() -> None:
     try:
         model = load_model(RUN)
-        require_what_the_page_can_draw(model.config)
+        require_what_the_page_can_draw(model.settings)
         examples = example_codes(model)
     except UserError as error:
         sys.exit(f"error: {error}")

@@ -19,11 +19,11 @@ from PIL import Image
 from skimage.metrics import structural_similarity
 
 from rrvqlib import cli, data
-from rrvqlib.runs.checkpoint import check_writable, load_model, write_json
 from rrvqlib.coding.codec import Codec
 from rrvqlib.errors import UserError
-from rrvqlib.runs.records import hardware, versions
+from rrvqlib.runs.checkpoint import check_writable, load_model, write_json
 from rrvqlib.runs.pictures import grid
+from rrvqlib.runs.records import hardware, versions
 
 LOSSLESS = {
     "PNG": {"optimize": True},
@@ -91,7 +91,7 @@ def main() -> None:
         raise UserError("JPEG XL is missing; run: pip install pillow-jxl-plugin") from None
 
     model = load_model(args.run)
-    splits = data.load(args.dataset, "data", model.config.image_size)
+    splits = data.load(args.dataset, "data", model.settings.image_size)
     images = splits.test[: args.count]
     codec, dims = Codec(model), images.numel()
     coded = codec.encode(images)
@@ -125,7 +125,7 @@ def main() -> None:
     }
     for layers in range(1, codec.layers + 1):
         coded, seen = codec.encode_codes(images, layers)
-        pyramid, codes = model.config.pyramid, model.config.codes_per_layer
+        pyramid, codes = model.settings.pyramid, model.settings.codes_per_layer
         kept = list(zip(pyramid, codes, strict=True))[-layers:]
         fixed = sum(side**2 * math.log2(k) for side, k in kept)
         result["lossy"].append(

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from rrvqlib import data
-from rrvqlib.runs.checkpoint import load_model
 from rrvqlib.models import build
+from rrvqlib.runs.checkpoint import load_model
 from rrvqlib.runs.scoring import score
 
 
@@ -31,12 +30,12 @@ def main() -> None:
     scores = {}
     names = {"logistic-edge": "edge bins", "logistic": "Kingma's bins"}
     for likelihood, name in names.items():  # the same weights, the same draws
-        twin = build(replace(model.config, likelihood=likelihood))
+        twin = build(changed(model.settings, likelihood=likelihood))
         twin.load_state_dict(model.state_dict())
         scores[name] = score(twin, images)["bits_per_dim"]
     record = {
         "run": args.run.name,
-        "trained_with": model.config.likelihood,
+        "trained_with": model.settings.likelihood,
         "test_images": len(images),
         "bits_per_dim": scores,
         "difference": scores["Kingma's bins"] - scores["edge bins"],

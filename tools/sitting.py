@@ -24,7 +24,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -35,6 +35,17 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from rrvqlib import cli, data
+from rrvqlib.errors import UserError
+from rrvqlib.models import build
+from rrvqlib.models.weights import INDEX, weight_files
+from rrvqlib.numerics import true_float32, uses_bf16
+from rrvqlib.optimisation.compiled import compile_layers
+from rrvqlib.optimisation.processes import Processes
+from rrvqlib.optimisation.recording import recorded
+from rrvqlib.optimisation.signals import Stopped
+from rrvqlib.optimisation.step import Step
+from rrvqlib.optimisation.trainer import Trainer, train
+from rrvqlib.runs import RUNS
 from rrvqlib.runs.checkpoint import (
     prepare_directory,
     read_json,
@@ -42,19 +53,9 @@ from rrvqlib.runs.checkpoint import (
     write_atomically,
     write_json,
 )
-from rrvqlib.settings.configs import RunConfig
-from rrvqlib.errors import UserError
-from rrvqlib.models import build
-from rrvqlib.numerics import true_float32, uses_bf16
-from rrvqlib.optimisation.compiled import compile_layers
-from rrvqlib.optimisation.processes import Processes
-from rrvqlib.optimisation.recording import recorded
 from rrvqlib.runs.records import hardware, versions
-from rrvqlib.optimisation.signals import Stopped
-from rrvqlib.optimisation.step import Step
-from rrvqlib.optimisation.trainer import Trainer, train
-from rrvqlib.runs import RUNS
-from rrvqlib.models.weights import INDEX, weight_files
+from rrvqlib.settings.flat import changed
+from rrvqlib.settings.run import RunSettings
 
 BATCHES = (128, 256, 512)
 ENOUGH = 0.7  # of the best rate: the smallest batch that reaches it is chosen
@@ -122,16 +123,16 @@ class ChannelsLast(nn.Module):
         return weight.contiguous(memory_format=torch.channels_last)
 
 
-def rate_of(config: RunConfig, way: Way, images: Tensor, seconds: float) -> float:
+def rate_of(config: RunSettings, way: Way, images: Tensor, seconds: float) -> float:
     """Training images a second, over `seconds` of steps after what comes before the first.
 
     Raises:
         RuntimeError: this way does not work here.
     """
     torch.manual_seed(config.seed)
-    model = build(config.model_config).to(images.device)
+    model = build(config.model).to(images.device)
     model.initialise(images[:256])
-    config = replace(config, batch_size=way.batch_size, grad_accumulation=1)
+    config = changed(config, batch_size=way.batch_size, grad_accumulation=1)
     step = Step(model, images, config, bf16=uses_bf16(config.precision, images.device))
     step.dials.set((1e-4, 1e-4), temperature=1.0, kl_weight=1.0)
     if way.weights_channels_last:
@@ -158,7 +159,7 @@ def rate_of(config: RunConfig, way: Way, images: Tensor, seconds: float) -> floa
     return steps * way.batch_size / (time.perf_counter() - started)
 
 
-def measure(config: RunConfig, file: Path, deadline: float) -> None:
+def measure(config: RunSettings, file: Path, deadline: float) -> None:
     """Time the ways and write what was found, after each of them."""
     splits = data.load(config.dataset, config.data_dir, config.image_size)
     device = Processes(config).device
@@ -192,7 +193,7 @@ def measure(config: RunConfig, file: Path, deadline: float) -> None:
     print("choice:", json.dumps(found.get("choice")), flush=True)
 
 
-def choose(config: RunConfig, rows: list[dict[str, Any]]) -> dict[str, Any] | None:
+def choose(config: RunSettings, rows: list[dict[str, Any]]) -> dict[str, Any] | None:
     """The smallest batch that reaches most of the best rate, its fastest way, its learning rate."""
     worked = [
         row for row in rows if "images_per_second" in row and not row["weights_channels_last"]
@@ -277,7 +278,7 @@ def copy(path: Path, temporary: Path) -> None:
     shutil.copyfile(path, temporary)
 
 
-def sit(config: RunConfig, name: str, out: Path, deadline: float) -> dict[str, Any]:
+def sit(config: RunSettings, name: str, out: Path, deadline: float) -> dict[str, Any]:
     """Train by the clock until the deadline; again at half the rate where the loss does not fall.
 
     Args:
@@ -292,7 +293,7 @@ def sit(config: RunConfig, name: str, out: Path, deadline: float) -> dict[str, A
     """
     for attempt in range(ATTEMPTS):
         left = deadline - time.perf_counter()
-        now = replace(config, seconds=round(left, 1), lr=config.lr / 2**attempt)
+        now = changed(config, seconds=round(left, 1), lr=config.lr / 2**attempt)
         print(f"attempt {attempt}: lr {now.lr}, batch {now.batch_size}, {left:.0f} s", flush=True)
         run = Path(tempfile.mkdtemp())
         try:
@@ -363,7 +364,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not 5 <= args.seconds < 1e6:
         raise UserError(f"--seconds {args.seconds:g}: must be at least 5")
     config = RUNS[args.run].config
-    config = replace(
+    config = changed(
         config,
         dataset=args.dataset or config.dataset,
         data_dir=args.data_dir,
@@ -387,7 +388,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         with redirect_stdout(out), redirect_stderr(error):  # type: ignore[type-var]
             choice = read_choice(args.plan)
             if choice:
-                config = replace(
+                config = changed(
                     config,
                     batch_size=choice["batch_size"],
                     lr=choice["lr"],
@@ -396,7 +397,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 )
             every = max(1, config.steps // LOOKS)
             # A checkpoint is too large to travel.
-            config = replace(config, eval_every=every, save_every=config.steps)
+            config = changed(config, eval_every=every, save_every=config.steps)
             try:
                 results = sit(config, args.run, args.out, deadline)
             except Stopped as stopped:

@@ -12,23 +12,26 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
 from rrvqlib import cli, data
-from rrvqlib.runs.checkpoint import check_writable
-from rrvqlib.settings.configs import RunConfig, parse_sides
 from rrvqlib.objectives.elbo import bits_per_dim
-from rrvqlib.runs.records import hardware, versions
 from rrvqlib.optimisation.trainer import Trainer
 from rrvqlib.runs import RUNS
+from rrvqlib.runs.checkpoint import check_writable
+from rrvqlib.runs.records import hardware, versions
 from rrvqlib.runs.scoring import seeded
+from rrvqlib.settings.flat import changed
+from rrvqlib.settings.model import parse_sides
+from rrvqlib.settings.run import RunSettings
 
-BASE = RunConfig(
+BASE = changed(
+    RunSettings(),
     pyramid=parse_sides("16*4,8,4"),
-    codes=(64,),
+    codebook_size=(64,),
     channels=48,
     decoder_input="concat",
     batch_size=32,
@@ -39,7 +42,7 @@ BASE = RunConfig(
 
 # The model of Table G.1 (16x16 to 1x1, K = 256, D = 128, four blocks between latents and in every
 # ladder and strap); the paper does not give its width.
-TABLE_G1 = asdict(RUNS["cifar10-l5-rrvq"].config.model_config) | {"channels": 32}
+TABLE_G1 = asdict(RUNS["cifar10-l5-rrvq"].config.model) | {"channels": 32}
 
 VARIANTS: dict[str, dict] = {
     "base": {},
@@ -66,8 +69,8 @@ VARIANTS: dict[str, dict] = {
     "kmeans": {"codebook_init": "kmeans"},
     "unit-init": {"codebook_init": "unit"},
     "init-scale-0.3": {"init_scale": 0.3},
-    "codes-256": {"codes": (256,)},
-    "codes-16": {"codes": (16,)},
+    "codes-256": {"codebook_size": (256,)},
+    "codes-16": {"codebook_size": (16,)},
     "one-per-scale": {"pyramid": (16, 8, 4, 2)},
     "all-at-16": {"pyramid": (16,) * 6},
     "depth-1": {"pyramid": (16,)},
@@ -82,7 +85,7 @@ VARIANTS: dict[str, dict] = {
     "components-3": {"components": 3},
     "components-10": {"components": 10},
     "gaussian": {"latent": "gaussian"},
-    "code-size-16": {"code_size": 16},
+    "code-size-16": {"embedding_dim": 16},
     "adam": {"optimizer": "adam", "lr": 2e-3},
     "batch-16": {"batch_size": 16, "steps": 900, "eval_every": 900},
     "twice-as-long": {"steps": 900, "eval_every": 900},
@@ -111,7 +114,7 @@ def run(name: str, dataset: str, seed: int, steps: int | None) -> dict:
     changes = {k: v for part in name.split("+") for k, v in VARIANTS[part].items()}
     if steps is not None:
         changes |= {"steps": steps, "eval_every": steps}
-    config = replace(BASE, dataset=dataset, seed=seed, **changes)
+    config = changed(BASE, dataset=dataset, seed=seed, **changes)
     splits = data.load(config.dataset, config.data_dir, config.image_size)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(config, splits, Path(folder), name)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -22,9 +25,9 @@ def frequencies(p: Tensor) -> np.ndarray:
     rounding is at most -log2(1 - K / 2^16) bits a symbol.
     """
     total = 1 << FREQUENCY_BITS
-    p = p.double().contiguous().numpy()  # the coder reads memory, whatever the strides
-    whole = 1 + (p * (total - p.shape[1])).astype(np.int64)
-    rows = np.arange(len(p))
+    shares = p.double().contiguous().numpy()  # the coder reads memory, whatever the strides
+    whole = 1 + (shares * (total - shares.shape[1])).astype(np.int64)
+    rows = np.arange(len(shares))
     whole[rows, whole.argmax(1)] += total - whole.sum(1)
     return whole
 
@@ -57,11 +60,12 @@ class Stack:
         words = None if words is None else words.astype(np.uint32)
         # An optional dependency: training and evaluation go without.
         try:
-            from constriction import stream
+            constriction: Any = import_module("constriction")  # compiled, without types
         except ImportError:
             raise UserError(
                 "compression needs constriction; run: pip install constriction"
             ) from None
+        stream = constriction.stream
         AnsCoder = stream.stack.AnsCoder
         try:
             self._coder = AnsCoder() if words is None else AnsCoder(words, seal=initial)

@@ -66,14 +66,13 @@ class Codebook(nn.Module):
         The paper prints s^(1/2) whatever the dimension; a density in D dimensions needs s^(D/2).
         """
         log_variances = self.log_variances
-        match self.covariance:
-            case "isotropic" | "shared":
-                return self.means.shape[1] * log_variances
-            case "diagonal":
-                return log_variances.sum(1)
-            case "as_printed":
-                return log_variances
-        raise ValueError("a codebook of fixed variance has no normaliser: it is the same for all")
+        if log_variances is None:
+            raise ValueError("a codebook of fixed variance has no normaliser: it is one for all")
+        if self.covariance == "diagonal":
+            return log_variances.sum(1)
+        if self.covariance == "as_printed":
+            return log_variances
+        return self.means.shape[1] * log_variances
 
     @torch.no_grad()
     def kmeans_(self, features: Tensor, iterations: int = 10) -> None:
@@ -105,6 +104,9 @@ class CodebookAverage(nn.Module):
         dead_code_threshold: codes chosen less often than this, on average per batch, are moved to a
             random feature of the batch; 0 turns it off.
     """
+
+    counts: Tensor
+    sums: Tensor
 
     def __init__(self, codebook: Codebook, decay: float, dead_code_threshold: float, learn: bool):
         super().__init__()

@@ -39,5 +39,7 @@ class StochasticLatent(RelaxedLatent):
             return draw
         with full_precision(posterior.device):
             distance = (posterior.float() - draw.vectors).square().flatten(1).sum(1)
-            vq_loss = distance * (-self.codebook.log_variances[0]).exp() / 2
+            variance = self.codebook.log_variances
+            assert variance is not None, "the codebook is shared, not fixed"
+            vq_loss = distance * (-variance[0]).exp() / 2
         return replace(draw, vq_loss=vq_loss)

@@ -87,6 +87,10 @@ class VAE(nn.Module, PyTorchModelHubMixin, ABC):
     def fit_codebooks(self, images: Tensor) -> None:
         """Set codebooks from the posteriors of uint8 images, one layer after the other."""
 
+    def stage_for(self, settings: ModelSettings) -> VAE:
+        """The part that weights of a model with these settings are for: the whole, or a stage."""
+        return self
+
     @property
     def trainable(self) -> nn.Module:
         """The part that training changes."""

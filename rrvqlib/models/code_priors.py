@@ -10,6 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -113,11 +114,15 @@ class PixelCNNPrior(CodePrior):
             ]
         )
 
+    @property
+    def _nets(self) -> list[GatedPixelCNN]:
+        return cast(list[GatedPixelCNN], list(self.nets))
+
     def forward(
         self, draws: list[LatentDraw], latents: list[CodebookLatent], temperature: Tensor | None
     ) -> list[LatentDraw]:
         codes = [true_codes(draw).squeeze(-1) for draw in draws]
-        rows = zip(self.nets, draws, codes, [*codes[1:], None], latents, strict=True)
+        rows = zip(self._nets, draws, codes, [*codes[1:], None], latents, strict=True)
         return [
             under_prior(draw, net.log_prob(z, above), latent.values)
             for net, draw, z, above, latent in rows
@@ -133,7 +138,7 @@ class PixelCNNPrior(CodePrior):
         codes = [z.squeeze(-1) for z in kept]
         for layer in reversed(range(len(self.nets) - len(kept))):
             above = codes[0] if codes else None
-            drawn = self.nets[layer].sample(batch, self.pyramid[layer], temperature, above)
+            drawn = self._nets[layer].sample(batch, self.pyramid[layer], temperature, above)
             codes.insert(0, drawn)
         return [z.unsqueeze(-1) for z in codes]
 
@@ -150,6 +155,8 @@ class UnusedCodes(nn.Module):
     """
 
     every, below, noise = 20, 0.03, 0.01
+    counts: Tensor
+    steps: Tensor
 
     def __init__(self, codes: int):
         super().__init__()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -46,7 +47,7 @@ class HierarchicalVAE(VAE):
     @property
     def layers(self) -> list[TopDownLayer]:
         """l = 1 first."""
-        return list(self.decoder.layers)  # type: ignore[arg-type]
+        return cast(list[TopDownLayer], list(self.decoder.layers))
 
     @property
     def latents(self) -> list[Latent]:

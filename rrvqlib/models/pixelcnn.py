@@ -1,17 +1,21 @@
 """A gated PixelCNN over a grid of codes (Oord et al. 2016): exact, and slow to sample."""
 
+from __future__ import annotations
+
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rrvqlib.latents import draws
-from rrvqlib.nets.convolutions import conv, rescale, weight_normed
+from rrvqlib.nets.convolutions import Conv, conv, rescale, weight_normed
 from rrvqlib.numerics import at_least_float32
 
 
 def causal_conv(inputs: int, outputs: int, rows: int, columns: int) -> nn.Module:
     """A masked convolution of which the masked taps are left out: pad before it, not after."""
-    return weight_normed(nn.Conv2d(inputs, outputs, (rows, columns)))
+    return weight_normed(Conv(inputs, outputs, (rows, columns)))
 
 
 def gate(maps: Tensor) -> Tensor:
@@ -40,7 +44,7 @@ class GatedLayer(nn.Module):
         """The vertical stack: maps (B, C, H, W) -> its next maps, and what the rows are told."""
         rows = self.vertical(F.pad(above, (1, 1, 1, 0)))
         hint = self.down(rows)
-        if told is not None:
+        if told is not None and self.condition is not None:
             for_stack, for_row = self.condition(told).chunk(2, dim=1)
             rows, hint = rows + for_stack, hint + for_row
         return gate(rows), hint
@@ -85,17 +89,21 @@ class GatedPixelCNN(nn.Module):
         """
         return self._across(codes, self._down(codes, condition))
 
+    @property
+    def _layers(self) -> list[GatedLayer]:
+        return cast(list[GatedLayer], list(self.layers))
+
     def _down(self, codes: Tensor, condition: Tensor | None) -> list[Tensor]:
         """The vertical stack's hint to every layer of the horizontal one."""
         told = None
-        if condition is not None:
+        if condition is not None and self.condition is not None:
             maps = self.condition(self.condition_embedding(condition).permute(0, 3, 1, 2))
             told = rescale(F.elu(maps), codes.shape[2] // condition.shape[2])
             told = told[:, :, : codes.shape[1]]
         # Shifted once, here and in `_across`: every later layer may look at its own position.
         above = F.pad(self.embedding(codes).permute(0, 3, 1, 2), (0, 0, 1, 0))[:, :, :-1]
         hints = []
-        for layer in self.layers:
+        for layer in self._layers:
             above, hint = layer.look_up(above, told)
             hints.append(hint)
         return hints
@@ -103,7 +111,7 @@ class GatedPixelCNN(nn.Module):
     def _across(self, codes: Tensor, hints: list[Tensor]) -> Tensor:
         """The horizontal stack, and the log-probabilities."""
         left = F.pad(self.embedding(codes).permute(0, 3, 1, 2), (1, 0))[..., :-1]
-        for layer, hint in zip(self.layers, hints, strict=True):
+        for layer, hint in zip(self._layers, hints, strict=True):
             left = layer.look_left(left, hint)
         logits = self.out(F.elu(self.hidden(F.elu(left))))
         return at_least_float32(logits).permute(0, 2, 3, 1).log_softmax(-1)

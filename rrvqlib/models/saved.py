@@ -20,9 +20,9 @@ from rrvqlib.models.weights import (
     weight_files,
     write_weights,
 )
-from rrvqlib.settings.fields import SettingError, Settings, from_json, load
+from rrvqlib.settings.fields import SettingError, Settings, from_json
 from rrvqlib.settings.flat import flattened, written
-from rrvqlib.settings.model import TWO_STAGES, ModelSettings
+from rrvqlib.settings.model import ModelSettings
 
 if TYPE_CHECKING:
     from rrvqlib.models.base import VAE
@@ -114,9 +114,7 @@ def load_weights(model: VAE, directory: str | Path) -> None:
             settings that differ.
     """
     source = load_model(directory)
-    target = model
-    if source.settings != model.settings and isinstance(model, load(TWO_STAGES)):
-        target = model.first
+    target = model.stage_for(source.settings)
     theirs, ours = flattened(source.settings), flattened(target.settings)
     differing = [name for name in theirs if theirs[name] != ours.get(name)]
     if differing:

@@ -48,6 +48,9 @@ class TwoStageVAE(VAE):
         """The prior."""
         return self.code_prior
 
+    def stage_for(self, settings: ModelSettings) -> VAE:
+        return self if settings == self.settings else self.first
+
     def train(self, mode: bool = True) -> TwoStageVAE:
         """As ever, but the first stage stays as in evaluation: its moving averages rest."""
         super().train(mode)

@@ -31,7 +31,7 @@ def digest(state: dict[str, Tensor]) -> str:
     for name in sorted(state):
         tensor = state[name].contiguous()
         total.update(f"{name}{tensor.dtype}{list(tensor.shape)}".encode())
-        total.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()
 
 

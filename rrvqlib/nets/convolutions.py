@@ -1,6 +1,9 @@
 """The layers that encoders and decoders are built from: weight-normed, ELU, residual."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -8,11 +11,38 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 
+class Normed(nn.Module):
+    """A layer to be weight-normed: how large its outputs are to start.
+
+    Attributes:
+        init_scale: standard deviation of the output at initialisation.
+        output_dim: of the weight that counts output channels.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    parametrizations: Any
+    init_scale: float
+    output_dim: int
+
+
+class Conv(nn.Conv2d, Normed):
+    """A convolution."""
+
+
+class UpConv(nn.ConvTranspose2d, Normed):
+    """A transposed convolution."""
+
+
+class Linear(nn.Linear, Normed):
+    """A fully connected layer."""
+
+
 def conv(
     inputs: int, outputs: int, kernel: int = 3, stride: int = 1, init_scale: float = 1.0
 ) -> nn.Module:
     """A weight-normed convolution that keeps the map's side, or divides it by `stride`."""
-    layer = nn.Conv2d(inputs, outputs, kernel, stride, padding=(kernel - 1) // 2)
+    layer = Conv(inputs, outputs, kernel, stride, padding=(kernel - 1) // 2)
     return weight_normed(layer, init_scale)
 
 
@@ -27,18 +57,16 @@ def up_conv(
         padding, output_padding = kernel // 2, stride - 1
     else:  # kernel 2 * stride, centred on the outputs that an input becomes
         padding, output_padding = stride // 2, 0
-    layer = nn.ConvTranspose2d(
-        inputs, outputs, kernel, stride, padding=padding, output_padding=output_padding
-    )
+    layer = UpConv(inputs, outputs, kernel, stride, padding=padding, output_padding=output_padding)
     return weight_normed(layer, init_scale, dim=1)  # transposed: output channels come second
 
 
 def linear(inputs: int, outputs: int, init_scale: float = 1.0) -> nn.Module:
     """A weight-normed fully connected layer."""
-    return weight_normed(nn.Linear(inputs, outputs), init_scale)
+    return weight_normed(Linear(inputs, outputs), init_scale)
 
 
-def weight_normed(layer: nn.Module, init_scale: float = 1.0, dim: int = 0) -> nn.Module:
+def weight_normed(layer: Normed, init_scale: float = 1.0, dim: int = 0) -> nn.Module:
     """The layer with fresh weights, weight-normed, marked for `data_dependent_init`.
 
     Args:
@@ -48,9 +76,8 @@ def weight_normed(layer: nn.Module, init_scale: float = 1.0, dim: int = 0) -> nn
     """
     nn.init.normal_(layer.weight, std=0.05)
     nn.init.zeros_(layer.bias)
-    layer = weight_norm(layer, dim=dim)
     layer.init_scale, layer.output_dim = init_scale, dim
-    return layer
+    return weight_norm(layer, dim=dim)
 
 
 def rescale(maps: Tensor, factor: float) -> Tensor:
@@ -150,7 +177,7 @@ def data_dependent_init(model: nn.Module, run: Callable[[], object]) -> None:
             that each sees inputs that are already right.
     """
 
-    def set_scale(layer: nn.Module, _inputs: tuple, output: Tensor) -> Tensor:
+    def set_scale(layer: Normed, _inputs: tuple, output: Tensor) -> Tensor:
         others = [d for d in range(output.ndim) if d != 1]
         std, mean = torch.std_mean(output.float(), dim=others, correction=0)
         # A channel that is constant over the batch (behind a tiled vector, say) keeps its gain.
@@ -167,7 +194,7 @@ def data_dependent_init(model: nn.Module, run: Callable[[], object]) -> None:
     hooks = [
         layer.register_forward_hook(set_scale)
         for layer in model.modules()
-        if hasattr(layer, "init_scale")
+        if isinstance(layer, Normed)
     ]
     try:
         run()

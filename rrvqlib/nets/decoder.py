@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -12,6 +13,11 @@ from rrvqlib.nets.convolutions import (
     up_conv,
 )
 from rrvqlib.numerics import full_precision
+
+
+def dtype_of(layer: nn.Module) -> torch.dtype:
+    """Of a layer's parameters."""
+    return next(layer.parameters()).dtype
 
 
 class Head(nn.Sequential):
@@ -25,7 +31,7 @@ class Head(nn.Sequential):
         for layer in first:
             state = layer(state)
         with full_precision(state.device):
-            return last(elu(state.to(last.weight.dtype)))
+            return last(elu(state.to(dtype_of(last))))
 
 
 def head(image_size: int, grid: int, channels: int, outputs: int, init_scale: float) -> Head:
@@ -83,5 +89,5 @@ class MLPDecoder(nn.Module):
         for layer in self.hidden:
             hidden = F.elu(layer(hidden))
         with full_precision(hidden.device):  # see `Head`
-            parameters = self.project(hidden.to(self.project.weight.dtype))
+            parameters = self.project(hidden.to(dtype_of(self.project)))
         return parameters.unflatten(1, (-1, self.image_size, self.image_size))

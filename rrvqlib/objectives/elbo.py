@@ -1,10 +1,14 @@
 """Log-likelihood and KL per layer -> the ELBO, the training loss, bits per dim."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+Number = TypeVar("Number", Tensor, float)
 
 
 @dataclass(frozen=True)
@@ -40,10 +44,12 @@ class ElboTerms:
 
     @property
     def log_weight(self) -> Tensor:  # (B,) nats, log p(x, z) - log q(z | x)
+        if self.log_ratio is None:
+            raise ValueError("relaxed draws have no weight; call the model without a temperature")
         return self.log_likelihood + self.log_ratio
 
 
-def bits_per_dim(log_probability: Tensor | float, dims: int) -> Tensor | float:
+def bits_per_dim(log_probability: Number, dims: int) -> Number:
     """Nats of log-probability per image -> bits per dim, lower is better.
 
     The one place where units change; `dims` is 3 * H * W.
@@ -53,10 +59,10 @@ def bits_per_dim(log_probability: Tensor | float, dims: int) -> Tensor | float:
 
 def training_loss(
     terms: ElboTerms,
-    kl_weight: float = 1.0,
+    kl_weight: float | Tensor = 1.0,
     free_nats: float = 0.0,
     free_nats_group: str = "layer",
-    batch_mean=lambda local: local,
+    batch_mean: Callable[[Tensor], Tensor] = lambda local: local,
 ) -> Tensor:
     """What training minimises, in nats per image: the negative ELBO, altered as asked.
 

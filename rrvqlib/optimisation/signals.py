@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from typing import Any
 
 
 class Stopped(Exception):
@@ -24,7 +25,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signum = 0
-        self.old: dict[int, object] = {}
+        self.old: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is not threading.main_thread():

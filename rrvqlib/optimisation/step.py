@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from rrvqlib.latents.codebook import MAX_LOG_VARIANCE
-from rrvqlib.models.base import VAE
+from rrvqlib.models.base import VAE, total
 from rrvqlib.numerics import half_precision
 from rrvqlib.objectives.elbo import bits_per_dim, training_loss
 from rrvqlib.optimisation.adamax import OPTIMIZERS
@@ -64,15 +64,15 @@ class Step:
         )
         self.dials, self.statistics = Dials(self.device), Statistics(self.device)
         self.buffers = list(model.buffers())
-        self.log_variances = [
+        self.log_variances: list[Tensor] = [
             parameter
             for latent in model.latents
             for parameter in latent.log_variances()
             if parameter.requires_grad
         ]
-        self.run_model: torch.nn.Module = model
+        self.shared = None
         if processes > 1:
-            self.run_model = DistributedDataParallel(model, gradient_as_bucket_view=True)
+            self.shared = DistributedDataParallel(model, gradient_as_bucket_view=True)
 
     @property
     def evaluated(self) -> VAE:
@@ -114,10 +114,10 @@ class Step:
         settings, parts = self.settings, self.micro_batches()
         losses, kls = [], []
         for number, images in enumerate(parts, start=1):
-            waits = self.processes > 1 and number < len(parts)
-            with self.run_model.no_sync() if waits else nullcontext():
+            is_last = number == len(parts)
+            with nullcontext() if is_last or not self.shared else self.shared.no_sync():
                 with half_precision(self.device) if self.bf16 else nullcontext():
-                    terms = self.run_model(images, self.dials.temperature)
+                    terms = (self.shared or self.model)(images, self.dials.temperature)
                 nats = training_loss(
                     terms,
                     self.dials.kl_weight,
@@ -129,7 +129,7 @@ class Step:
                 loss.backward()
             losses.append(loss.detach())
             kls.append(terms.kl.detach().mean(0).max() / len(parts))
-        return sum(losses), sum(kls)
+        return total(losses), total(kls)
 
     @torch.no_grad()
     def project(self) -> None:

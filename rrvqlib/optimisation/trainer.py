@@ -173,7 +173,7 @@ class Trainer:
 
     def progress_bar(self, shown: bool) -> tqdm:
         """Over the steps; by the clock, over the schedule in per cent."""
-        unit = {"unit": "step"}
+        unit: dict[str, Any] = {"unit": "step"}
         if self.settings.schedule.seconds:
             layout = "{percentage:3.0f}%|{bar}| {elapsed}<{remaining} {postfix}"
             unit = {"unit": "", "bar_format": layout}

@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from rrvqlib.data.pixels import check_pixels
-from rrvqlib.models.base import VAE
+from rrvqlib.models.base import VAE, total
 from rrvqlib.numerics import true_float32
 from rrvqlib.objectives.elbo import bits_per_dim, importance_weighted_bound
 
@@ -78,13 +78,13 @@ def score(
     model.train(was_training)
     scores = bits_per_dim(torch.cat(elbos), dims)
     n = len(scores)
-    kl = -bits_per_dim(sum(kls) / n, dims)
+    kl = -bits_per_dim(total(kls) / n, dims)
     return {
         "bits_per_dim": scores.mean().item(),
         "bits_per_dim_se": (scores.std() / math.sqrt(n)).item() if n > 1 else 0.0,
         "kl_bits_per_dim": kl.tolist(),
         "perplexity": [perplexity(c) for c in usage] if usage else None,
-        "prior_entropy_bits": (sum(entropies) / n / math.log(2)).tolist() if entropies else None,
+        "prior_entropy_bits": (total(entropies) / n / math.log(2)).tolist() if entropies else None,
         "codes_in_use": [int((c > 0).sum()) for c in usage] if usage else None,
         "n": n,
     }

@@ -85,8 +85,10 @@ def part(kinds: Mapping[str, Kind] | type[Settings], group: str, help: str = "")
         group: of the flags in `--help`.
         help: of the flag that chooses the kind.
     """
-    classes = {"": kinds}
-    if not isinstance(kinds, type):
+    classes: dict[str, type[Settings]] = {}
+    if isinstance(kinds, type):
+        classes[""] = kinds
+    else:
         classes = {name: kind.settings for name, kind in kinds.items()}
     default = next(iter(classes.values()))
     return field(default_factory=default, metadata={"kinds": classes, "group": group, "help": help})
@@ -162,7 +164,7 @@ DESCRIPTIONS = {int: "a whole number", float: "a number", bool: "True or False",
 
 def one_of(choices: tuple[str, ...]) -> str:
     """One or several choices, in words."""
-    return f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0]
+    return ("one of " if len(choices) > 1 else "") + ", ".join(choices)
 
 
 def check_limits(f: Field[Any], value: Any) -> None:

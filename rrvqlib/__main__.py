@@ -1,0 +1,41 @@
+"""`rrvq VERB ...` and `python -m rrvqlib VERB ...`: the six commands under one name."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+from rrvqlib import __version__, cli
+
+VERBS = {
+    "train": "train a model and write its run folder",
+    "evaluate": "score a trained model",
+    "sample": "draw images from it",
+    "reconstruct": "pass images through it",
+    "diagnose": "say what is wrong with a run, in plain words",
+    "compress": "images to a file and back",
+}
+
+
+def usage() -> str:
+    """What `rrvq --help` prints."""
+    lines = [f"  {verb:<13}{what}" for verb, what in VERBS.items()]
+    return "\n".join(["usage: rrvq VERB ...", "", *lines, "", "rrvq VERB --help says more."])
+
+
+def main() -> None:
+    """Call the command that the first word names."""
+    verb, *rest = sys.argv[1:] or ["--help"]
+    if verb in ("-h", "--help"):
+        print(usage())
+    elif verb == "--version":
+        print(f"rrvqlib {__version__}")
+    elif verb in VERBS:
+        cli.run(import_module(f"rrvqlib.{verb}").main, rest)
+    else:
+        print(usage(), file=sys.stderr)
+        cli.fail(f"there is no command {verb!r}; choose one of {', '.join(VERBS)}")
+
+
+if __name__ == "__main__":
+    main()
