@@ -23,7 +23,7 @@ $(READY): pyproject.toml constraints.txt
 book: $(READY) ## render the book; open _build/html/index.html
 	$(BIN)/jupyter-book build . -W -n --keep-going
 
-test: $(READY) ## run all tests: tests/ and every notebook of book/
+test: lint ## check style and types, then run all tests: tests/ and every notebook of book/
 	$(BIN)/pytest -n 2
 
 train: $(READY) ## train the default run into runs/photos (2 minutes, no download)
@@ -41,9 +41,10 @@ results: $(READY) ## make every table and figure of book/results again: the page
 	$(BIN)/python tools/recipe_page.py
 	$(BIN)/python tools/run_chapters.py $(wildcard $(foreach n,06 07 08 09 10 11,book/$(n)-*.ipynb))
 
-lint: $(READY) ## check style
+lint: $(READY) ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 format: $(READY) ## fix style
 	$(BIN)/ruff check --fix .

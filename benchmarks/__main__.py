@@ -45,9 +45,13 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help=", ".join(NAMES) + " (default: all)"
     )
-    parser.add_argument("--size", default="layer", choices=tuple(SIZES),
-                        help="of the quantisers' inputs N, K, D: "
-                        + ", ".join(f"{k} {v}" for k, v in SIZES.items()))  # fmt: skip
+    parser.add_argument(
+        "--size",
+        default="layer",
+        choices=tuple(SIZES),
+        help="of the quantisers' inputs N, K, D: "
+        + ", ".join(f"{k} {v}" for k, v in SIZES.items()),
+    )
     parser.add_argument("--repeats", type=int, default=11, help="of every way (default: 11)")
     parser.add_argument("--threads", type=int, default=0, help="of torch (default: its own choice)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers there")
@@ -64,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     import torch
 
     from benchmarks.training import BATCH, peak_memory_mib
-    from rrvqlib.runs.checkpoint import check_writable
+    from rrvqlib.files import check_writable
 
     if args.json:
         check_writable(args.json)

@@ -7,15 +7,17 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.timing import Timing, in_turns
-from benchmarks.training import CONFIG
-from rrvqlib.coding.codec import NIBBLE, Codec, Stack
+from benchmarks.training import SETTINGS
+from rrvqlib.coding.codec import Codec, Coded
+from rrvqlib.coding.stack import NIBBLE, Stack
 from rrvqlib.models import build
+from rrvqlib.settings import changed
 
 
-def ways(likelihood: str, image: torch.Tensor) -> tuple[Callable, Callable]:
+def ways(likelihood: str, image: torch.Tensor) -> tuple[Callable[[], Coded], Callable]:
     """Encoding and decoding of an image, to be called, with a fresh hierarchy."""
     torch.manual_seed(0)
-    model = build(changed(CONFIG.model, likelihood=likelihood))
+    model = build(changed(SETTINGS.model, likelihood=likelihood))
     model.initialise(image)
     codec = Codec(model)
     coded = codec.encode(image)
@@ -28,11 +30,14 @@ def coding(repeats: int) -> list[Timing]:
     image = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
     encode, decode = ways("logistic-edge", image)
     encode_mixture, decode_mixture = ways("mixture", image)
-    config = CONFIG.model
-    shapes = [(s**2, k) for s, k in zip(config.pyramid, config.codes_per_layer, strict=True)]
-    tables = [torch.rand(n, k).double().softmax(1) for n, k in shapes]
+    settings = SETTINGS.model
+    sizes = [settings.latent.size(layer) for layer in range(settings.layers)]
+    tables = [
+        torch.rand(side**2, K).double().softmax(1)
+        for side, K in zip(settings.pyramid, sizes, strict=True)
+    ]
     pixels = torch.rand(image.numel(), NIBBLE).double().softmax(1)
-    initial = Codec(build(config))._initial_words()
+    initial = encode().words  # as good as any bits, and enough of them
 
     def coder_alone() -> None:  # codes are popped and pushed, pixels pushed by halves
         stack = Stack(initial, initial=True)

@@ -10,12 +10,10 @@ import torch
 from benchmarks.timing import Timing, in_turns
 from rrvqlib.models import build
 from rrvqlib.optimisation.step import Step
-from rrvqlib.settings.flat import changed
-from rrvqlib.settings.model import parse_sides
-from rrvqlib.settings.run import RunSettings
+from rrvqlib.settings import RunSettings, changed, parse_sides
 
 BATCH = 16
-CONFIG = changed(
+SETTINGS = changed(
     RunSettings(),
     pyramid=parse_sides("16*2,8,4"),
     codebook_size=(64,),
@@ -25,19 +23,20 @@ CONFIG = changed(
 )
 
 
-def step(device: str, bf16: bool) -> Step:
+def step(device: str, *, bf16: bool) -> Step:
     """One step: images, forward, backward, clipping, optimiser, average; as a function to call."""
     torch.manual_seed(0)
-    model = build(CONFIG.model).to(device)
+    model = build(SETTINGS.model).to(device)
     images = torch.randint(0, 256, (BATCH, 3, 32, 32), dtype=torch.uint8, device=device)
-    made = Step(model, images, CONFIG, bf16=bf16)
-    made.dials.set((CONFIG.lr, CONFIG.lr), temperature=1.0, kl_weight=1.0)
+    made = Step(model, images, SETTINGS, bf16=bf16)
+    lr = SETTINGS.schedule.lr
+    made.dials.set((lr, lr), temperature=1.0, kl_weight=1.0)
     return made
 
 
 def training_step(repeats: int, device: str) -> list[Timing]:
     """float32 against bfloat16 autocast."""
-    return in_turns({"float32": step(device, False), "bfloat16": step(device, True)}, repeats)
+    return in_turns({"float32": step(device, bf16=False), "bfloat16": step(device, bf16=True)}, repeats)
 
 
 def peak_memory_mib(device: str) -> float:

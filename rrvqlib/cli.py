@@ -37,6 +37,23 @@ PARSERS: dict[Any, tuple[Callable[[str], Any], str, str]] = {
 
 RANK_0_SECONDS = 3.0
 
+# What torch says, which has no kind of error for it.
+OUT_OF_MEMORY = (
+    "out of memory",
+    "allocate memory",
+    "not enough memory",
+    "calculation overflowed",
+    "multiplication overflow",
+)
+LOST_PEER = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Broken pipe",
+    "remote process exited",
+    "Socket closed",
+    "Timed out waiting",
+)
+
 GROUPS = {
     "model": "what is wired together, and what training raises",
     "latents": "a layer's variables",
@@ -86,7 +103,7 @@ def read_settings(args: argparse.Namespace, kind: type[Settings]) -> dict[str, A
     return values
 
 
-def add_run_arguments(parser: argparse.ArgumentParser, with_data: bool) -> None:
+def add_run_arguments(parser: argparse.ArgumentParser, *, with_data: bool) -> None:
     """The arguments of the commands that read a run folder."""
     parser.add_argument("dir", type=Path, metavar="DIR", help="folder of a run")
     parser.add_argument(
@@ -118,7 +135,7 @@ def add_force(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="replace files that exist")
 
 
-def check_new(path: Path, force: bool) -> None:
+def check_new(path: Path, *, force: bool) -> None:
     """Before long work, make sure that its result would replace nothing.
 
     Raises:
@@ -144,7 +161,7 @@ def printable(text: str) -> str:
     )
 
 
-def say(text: str, error: bool = False) -> None:
+def say(text: str, *, error: bool = False) -> None:
     """Print what the terminal would not obey; on standard error if `error`."""
     print(printable(text), file=sys.stderr if error else sys.stdout)
 
@@ -152,7 +169,7 @@ def say(text: str, error: bool = False) -> None:
 def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> None:
     """Call `main(argv)`; what the user can fix becomes one line and exit code 2."""
     if sys.stderr is None:  # closed by the shell; progress bars expect one
-        sys.stderr = open(os.devnull, "w")
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (open to the end)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a path may hold what a terminal cannot show
             stream.reconfigure(errors="backslashreplace")
@@ -162,55 +179,61 @@ def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None
         finally:
             if sys.stdout is not None:
                 sys.stdout.flush()  # here, where what goes wrong is still told in a line
-    except UserError as error:
-        if os.environ.get("RANK", "0") != "0":
-            # Most likely the first process says the same, and torchrun then ends this one.
-            time.sleep(RANK_0_SECONDS)
-        fail(as_flag(error) if isinstance(error, SettingError) else str(error))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(130) from None
     except BrokenPipeError:  # the reader has left, as `head` does: no error of anybody's
         drop_output()
         raise SystemExit(128 + 13) from None  # as the shell reports SIGPIPE
-    except OSError as error:
+    except (UserError, OSError, MemoryError, RuntimeError) as error:
+        message = remedy(error)
+        if not message:
+            raise
+        if isinstance(error, OSError) and error.filename is None:
+            drop_output()  # most likely standard output, on a full disk
+        if isinstance(error, UserError) and os.environ.get("RANK", "0") != "0":
+            # Most likely the first process says the same, and torchrun then ends this one.
+            time.sleep(RANK_0_SECONDS)
+        fail(message)
+
+
+def remedy(error: Exception) -> str:
+    """What went wrong and what helps, in a line; nothing where only the program's authors can help.
+
+    Args:
+        error: UserError, OSError, MemoryError or RuntimeError.
+    """
+    if isinstance(error, SettingError):
+        return f"--{error.name} {written(error.value)}: {error.rule}"
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError):
         if error.errno is None:  # not of the operating system
-            raise
-        if error.filename is None:  # most likely standard output, on a full disk
-            drop_output()
-            fail(f"cannot read or write ({error.strerror}); check the disk and where output goes")
-        fail(f"cannot read or write {error.filename}: {error.strerror}; choose another path")
-    except (MemoryError, RuntimeError) as error:
-        if is_lost_peer(error):
-            fail(
-                "another process of this run has died, or its machine is gone; start all of them"
-                " again with --resume"
-            )
-        if not isinstance(error, MemoryError) and not is_out_of_memory(error):
-            raise
-        fail(
+            return ""
+        if error.filename is None:
+            return f"cannot read or write ({error.strerror}); check the disk and where output goes"
+        return f"cannot read or write {error.filename}: {error.strerror}; choose another path"
+    if is_lost_peer(error):
+        return (
+            "another process of this run has died, or its machine is gone; start all of them"
+            " again with --resume"
+        )
+    if isinstance(error, MemoryError) or is_out_of_memory(error):
+        return (
             "not enough memory; take a smaller model, --batch_size, --n or --iw_k, or more"
             " --grad_accumulation"
         )
+    return ""
 
 
-def as_flag(error: SettingError) -> str:
-    """What is wrong with a setting, in the words of the command line."""
-    return f"--{error.name} {written(error.value)}: {error.rule}"
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
     """Whether torch says so; on the CPU it has no kind of error for that, and sizes overflow."""
-    texts = ("out of memory", "allocate memory", "not enough memory", "calculation overflowed",
-             "multiplication overflow")  # fmt: skip
-    return any(text in str(error) for text in texts)
+    return any(text in str(error) for text in OUT_OF_MEMORY)
 
 
 def is_lost_peer(error: Exception) -> bool:
     """Whether torch.distributed says that a process of the run does not answer."""
-    texts = ("Connection closed by peer", "Connection reset by peer", "Broken pipe",
-             "remote process exited", "Socket closed", "Timed out waiting")  # fmt: skip
-    return "WORLD_SIZE" in os.environ and any(text in str(error) for text in texts)
+    return "WORLD_SIZE" in os.environ and any(text in str(error) for text in LOST_PEER)
 
 
 def drop_output() -> None:

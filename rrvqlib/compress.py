@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 
 def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m rrvqlib.compress",
         description="Compress images with a trained hierarchy: without loss (bits-back coding), or"
@@ -76,6 +77,7 @@ def read_exactly(path: Path) -> Tensor:
 
 
 def encode(args: argparse.Namespace) -> None:
+    """Images -> a file."""
     from tqdm import tqdm
 
     from rrvqlib.coding.codec import Codec
@@ -84,7 +86,7 @@ def encode(args: argparse.Namespace) -> None:
     from rrvqlib.files import check_writable, write_atomically
     from rrvqlib.models.saved import load_model
 
-    cli.check_new(args.out, args.force)
+    cli.check_new(args.out, force=args.force)
     check_writable(args.out)
     model = load_model(args.model)
     codec, side = Codec(model), model.settings.image_size
@@ -131,6 +133,7 @@ def encode(args: argparse.Namespace) -> None:
 
 
 def decode(args: argparse.Namespace) -> None:
+    """A file -> images."""
     from rrvqlib.coding.codec import Codec
     from rrvqlib.coding.container import check_model, output_names, read_file, unpack
     from rrvqlib.files import prepare_directory
@@ -144,7 +147,7 @@ def decode(args: argparse.Namespace) -> None:
     names = output_names(container.entries)
     paths = [args.out / name for name in names]
     for path in paths:
-        cli.check_new(path, args.force)
+        cli.check_new(path, force=args.force)
     prepare_directory(args.out)
     written = []
     try:
@@ -191,6 +194,7 @@ def decode_images(container: Container, codec: Codec, source: str) -> Iterator[T
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """The command; `argv` stands for the words behind its name."""
     args = make_parser().parse_args(argv)
     {"encode": encode, "decode": decode}[args.command](args)
 

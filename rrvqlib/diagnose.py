@@ -11,6 +11,7 @@ from rrvqlib.errors import UserError
 
 
 def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m rrvqlib.diagnose",
         description="Looks for dead codes, collapsed or full layers, a hot temperature, a growing"
@@ -21,6 +22,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """The command; `argv` stands for the words behind its name."""
     args = make_parser().parse_args(argv)
     from rrvqlib.runs.folder import read_metrics, read_run_settings
     from rrvqlib.runs.health import findings

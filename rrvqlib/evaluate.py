@@ -11,6 +11,7 @@ from rrvqlib.errors import UserError
 
 
 def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m rrvqlib.evaluate",
         description="Bits per dim (lower is better) of a trained model, with unrelaxed categorical"
@@ -38,6 +39,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """The command; `argv` stands for the words behind its name."""
     args = make_parser().parse_args(argv)
     cli.check_range("limit", args.limit, 0, 10**9, "a data set holds")
     cli.check_range("iw_k", args.iw_k, 0, 100_000, "a bound needs: it gains nothing beyond")

@@ -82,7 +82,7 @@ STATED: tuple[Statement, ...] = (
         "L layers of categorical variables, each with a prior and a posterior given those above;"
         " one KL a layer",
         HIERARCHIES,
-        {"model": "hierarchy", "latent": "codebook"},
+        {"model": "hierarchy", "latent": "relaxed", "objective": "elbo"},
     ),
     Statement(
         "Section 3.2.1",
@@ -94,7 +94,7 @@ STATED: tuple[Statement, ...] = (
         "Sections 3.2.2, 4",
         "each layer has its own pair of codebooks, which prior and posterior share",
         HIERARCHIES,
-        code="rrvqlib.latents.CodebookLatent",
+        code="rrvqlib.latents.RelaxedLatent",
     ),
     Statement(
         "Section 3.2.2, Eq. (7)",
@@ -159,13 +159,13 @@ STATED: tuple[Statement, ...] = (
         "posterior embeddings are the sum of qladder and qstrap, prior embeddings are those of"
         " pstrap",
         HIERARCHIES,
-        code="rrvqlib.nets.decoder.TopDownLayer",
+        code="rrvqlib.models.top_down.TopDownLayer",
     ),
     Statement(
         "Appendix C",
         "256 channels, embeddings of 32 numbers, 256 codes a layer",
         L32,
-        {"channels": 256, "code_size": 32, "codes": (256,)},
+        {"channels": 256, "embedding_dim": 32, "codebook_size": (256,)},
     ),
     Statement(
         "Appendix C",
@@ -228,13 +228,18 @@ STATED: tuple[Statement, ...] = (
         "Appendix F",
         "L = 5, CIFAR-10 and SVHN: 256 codes of 128 numbers a layer",
         SMALL_L5,
-        {"codes": (256,), "code_size": 128},
+        {"codebook_size": (256,), "embedding_dim": 128},
     ),
     Statement(
         "Appendix F",
         "L = 5, CelebA: 128, 64, 32, 16 and 8 codes of 32 numbers, and fewer channels",
         ("celeba-l5-paper",),
-        {"codes": (128, 64, 32, 16, 8), "code_size": 32, "channels": 32, "image_size": 64},
+        {
+            "codebook_size": (128, 64, 32, 16, 8),
+            "embedding_dim": 32,
+            "channels": 32,
+            "image_size": 64,
+        },
     ),
     Statement(
         "Section 3.3",
@@ -282,13 +287,19 @@ STATED: tuple[Statement, ...] = (
         "Appendix B",
         "rVQ-VAE: K = 16 codes of 16 numbers, Eq. (2)",
         ("appb-rvq",),
-        {"model": "relaxed-vqvae", "codes": (16,), "code_size": 16, "covariance": "fixed"},
+        {
+            "model": "one-layer",
+            "latent": "relaxed",
+            "codebook_size": (16,),
+            "embedding_dim": 16,
+            "covariance": "fixed",
+        },
     ),
     Statement(
         "Appendix B",
         "Spatial-VAE: Gaussians in 16 dimensions, a standard normal prior",
         ("appb-spatial",),
-        {"model": "spatial-vae", "code_size": 16},
+        {"model": "one-layer", "latent": "gaussian", "embedding_dim": 16},
     ),
     Statement(
         "Appendix H",
@@ -296,7 +307,8 @@ STATED: tuple[Statement, ...] = (
         ("apph-mlp",),
         {
             "network": "mlp",
-            "model": "relaxed-vqvae",
+            "model": "one-layer",
+            "latent": "relaxed",
             "dataset": "swatches",
             "covariance": "fixed",
         },
@@ -309,7 +321,7 @@ OPEN: tuple[Gap, ...] = (
         "straight-through samples are codes at every temperature, so that what is trained is what"
         " is scored; the temperature shapes the gradient alone",
         {
-            "sample": "straight-through",
+            "relaxation": "straight-through",
             "temperature": 1.0,
             "temperature_end": 0.5,
             "temperature_schedule": "exponential",
@@ -360,14 +372,14 @@ OPEN: tuple[Gap, ...] = (
     ),
     Gap(
         "warm-up of rate or KL, clipping, skipped steps",
-        "no warm-up of the rate, since the initial one is stated; the rest is our insurance against"
-        " a lost run",
-        {"lr_warmup": 0, "kl_warmup": 0.02, "max_grad_norm": 1.0, "skip_above": 20.0},
+        "no warm-up of the rate, since the initial one is stated (schedule plateau has none); the"
+        " rest is our insurance against a lost run",
+        {"kl_warmup": 0.02, "max_grad_norm": 1.0, "grad_skip_factor": 20.0},
     ),
     Gap(
         "which weights are scored",
         "their running average, as in the program of Kingma et al.",
-        {"ema": 0.999},
+        {"ema_decay": 0.999},
     ),
     Gap(
         "how images are split, whether CelebA's official validation images are trained on, and how"

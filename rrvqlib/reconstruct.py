@@ -10,6 +10,7 @@ from rrvqlib import cli
 
 
 def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m rrvqlib.reconstruct",
         description="Encode images into codes and decode them again; a PNG of pairs,"
@@ -28,12 +29,13 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """The command; `argv` stands for the words behind its name."""
     args = make_parser().parse_args(argv)
     cli.check_range("n", args.n, 1, 10_000, "one picture holds")
     from rrvqlib.runs.folder import open_images, open_model
     from rrvqlib.runs.pictures import check_png, grid, reconstruction_pairs, write_png
 
-    cli.check_new(args.out, args.force)
+    cli.check_new(args.out, force=args.force)
     check_png(args.out)
     model = open_model(args)
     images, what = open_images(args, model)

@@ -12,6 +12,7 @@ from rrvqlib.errors import UserError
 
 
 def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m rrvqlib.sample",
         description="Ancestral samples, one pass from the top layer down; a PNG of all of them.",
@@ -36,6 +37,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """The command; `argv` stands for the words behind its name."""
     args = make_parser().parse_args(argv)
     cli.check_range("n", args.n, 1, 10_000, "one picture holds")
     if not 0 <= args.temperature < math.inf:
@@ -43,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from rrvqlib.runs.folder import open_model
     from rrvqlib.runs.pictures import check_grid, check_png, grid, sample_images, write_png
 
-    cli.check_new(args.out, args.force)
+    cli.check_new(args.out, force=args.force)
     check_png(args.out)
     model, columns = open_model(args), math.ceil(math.sqrt(args.n))
     check_grid(args.n, columns, model.settings.image_size)

@@ -26,6 +26,7 @@ examples:
 
 
 def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
         usage="python -m rrvqlib.train [--run NAME] --out DIR [--resume] [--dry-run]"
         " [--any-setting VALUE ...]",
@@ -66,8 +67,8 @@ def check_nothing_is_overwritten(out: Path, *, resume: bool = False) -> None:
     """
     from rrvqlib.runs.checkpoint import CHECKPOINT
 
-    kept = [CHECKPOINT, "model.safetensors", "results.json", "config.json", "samples.png",
-            "reconstructions.png"]  # fmt: skip
+    kept = [CHECKPOINT, "model.safetensors", "results.json", "config.json"]
+    kept += ["samples.png", "reconstructions.png"]
     if not is_run(out / "run.json"):  # a run killed before its first checkpoint may start anew
         kept += ["run.json", "metrics.jsonl"]
     found = [name for name in kept if (out / name).exists()]
@@ -91,6 +92,7 @@ def is_run(path: Path) -> bool:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """The command; `argv` stands for the words behind its name."""
     args = make_parser().parse_args(argv)
     if args.run not in RUNS:
         raise UserError(f"--run {args.run}: no such run; choose one of {', '.join(RUNS)}")

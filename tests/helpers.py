@@ -7,7 +7,7 @@ from rrvqlib import data
 from rrvqlib.models import build
 from rrvqlib.optimisation.trainer import Trainer
 from rrvqlib.runs.checkpoint import CHECKPOINT
-from rrvqlib.settings import RunSettings, changed
+from rrvqlib.settings import ModelSettings, RunSettings, changed
 
 TINY = changed(
     RunSettings(),
@@ -26,6 +26,8 @@ TINY = changed(
     lr_warmup=2,
     device="cpu",
 )
+# Of a codebook; "shared" is that of `latent="stochastic"`.
+COVARIANCES = ("isotropic", "diagonal", "as_printed", "fixed", "shared")
 VQVAE = {"model": "one-layer", "latent": "nearest", "pyramid": (4,)}
 # The same as TINY, on the command line.
 TINY_FLAGS = (
@@ -58,3 +60,49 @@ def start_or_resume(settings, out):
     if (out / CHECKPOINT).exists():
         run.resume()
     run.run(show_progress=False)
+
+
+def normal(*shape, seed=0):
+    """Standard normal numbers, the same at every call."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def random_images(n, size, seed=0):
+    """uint8 (n, 3, size, size), the same at every call."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8, generator=generator)
+
+
+def lively(module, *, seed=0, by=0.5, but=()):
+    """A module whose weights are all random, the learnt vector too, and far from a flat prior.
+
+    Args:
+        module: or settings of a model, which is built from the same seed.
+        seed: of the weights.
+        by: standard deviation of what is added to them.
+        but: parameters whose names begin so stay as they are.
+    """
+    torch.manual_seed(seed)
+    if isinstance(module, ModelSettings):
+        module = build(module)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if not name.startswith(but):
+                parameter.add_(by * torch.randn_like(parameter))
+    return module.eval()
+
+
+def note_draws(model, monkeypatch):
+    """A list that grows with every draw of the model's: the latent, its posterior, its prior."""
+    noted = []
+
+    def noting(latent, draw):
+        def noted_draw(posterior, prior, temperature):
+            noted.append((latent, posterior, prior))
+            return draw(posterior, prior, temperature)
+
+        return noted_draw
+
+    for latent in model.latents:
+        monkeypatch.setattr(latent, "draw", noting(latent, latent.draw))
+    return noted

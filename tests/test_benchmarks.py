@@ -19,7 +19,9 @@ def test_the_smallest_benchmark_writes_its_numbers(tmp_path, capsys):
     main(["responsibilities", "--size", "small", "--repeats", "2", "--json", str(out)])
     results = json.loads(out.read_text())
     assert [t["name"] for t in results["responsibilities"]] == [
-        "rrvqlib, matrix product", "naive broadcast"]  # fmt: skip
+        "rrvqlib, matrix product",
+        "naive broadcast",
+    ]
     assert all(0 < t["least"] <= t["median"] <= t["most"] for t in results["responsibilities"])
     assert "ratio" in capsys.readouterr().out
 
@@ -54,8 +56,15 @@ def test_coding_is_timed(capsys):
     assert "the coder alone" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("argv", [["nothing"], ["--repeats", "0"], ["--threads", "1000000"],
-                                  ["--json", "/proc/none/numbers.json"]])  # fmt: skip
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["nothing"],
+        ["--repeats", "0"],
+        ["--threads", "1000000"],
+        ["--json", "/proc/none/numbers.json"],
+    ],
+)
 def test_bad_arguments_end_with_a_message(argv, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.run(main, argv)

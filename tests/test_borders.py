@@ -2,18 +2,15 @@
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from helpers import TINY
+from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rrvqlib.data.pixels import check_pixels
 from rrvqlib.errors import UserError
-from rrvqlib.models import build
-from rrvqlib.models.hierarchy import HierarchicalVAE
-from rrvqlib.runs.checkpoint import load_model, save_model
+from rrvqlib.models import HierarchicalVAE, build, load_model, save_model
 from rrvqlib.runs.scoring import importance_weighted_score, score
-from rrvqlib.settings.flat import changed
-from rrvqlib.settings.model import ModelSettings
+from rrvqlib.settings import ModelSettings, changed
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +115,7 @@ VARIANTS = [
     {"latent": "gaussian"},
     {"latent": "nearest"},
     {"latent": "binary"},
+    {"latent": "stochastic"},
     {"covariance": "diagonal", "prior": "direct"},
     {"model": "one-layer", "latent": "nearest", "pyramid": (4,)},
     {"model": "one-layer", "pyramid": (4,)},
@@ -190,7 +188,7 @@ def test_a_flipped_bit_is_noticed(folder):
     [{"blocks": 10**6}, {"channels": 10**6}, {"codebook_size": (10**9,)}, {"pyramid": (4,) * 5000}],
 )
 def test_absurd_settings_are_refused_before_a_network_is_built(absurd):
-    with pytest.raises(UserError, match="at most"):
+    with pytest.raises(UserError, match="at most|1 to 1000 layers"):
         changed(ModelSettings(), **{"image_size": 8, "pyramid": (4, 2), "channels": 4, **absurd})
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from helpers import TINY, VQVAE
+from safetensors.torch import load_file, save_file
 
 import rrvqlib
 from rrvqlib.errors import UserError
@@ -33,6 +33,7 @@ from rrvqlib.runs.checkpoint import (
     write_atomically,
     write_json,
 )
+from rrvqlib.settings.flat import changed
 
 STATE = {
     "config": {"lr": 1e-3, "pyramid": [4, 2], "name": "tiny", "ema": None, "on": True},

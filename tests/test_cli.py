@@ -11,8 +11,8 @@ from dataclasses import fields
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from helpers import TINY_FLAGS, write_images
+from PIL import Image
 
 from rrvqlib import cli, compress, diagnose, evaluate, reconstruct, sample, train
 from rrvqlib.runs import RUNS

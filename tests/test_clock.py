@@ -9,14 +9,16 @@ import time
 
 import pytest
 import torch
-from helpers import TINY_FLAGS, TINY, trainer, write_images
+from helpers import TINY, TINY_FLAGS, trainer, write_images
 
 from rrvqlib.errors import UserError
+from rrvqlib.models import load_model
 from rrvqlib.optimisation import clock as clock_module
 from rrvqlib.optimisation.clock import Clock, Pace, due
 from rrvqlib.optimisation.signals import Stopped, StopRequest
-from rrvqlib.optimisation.trainer import train
-from rrvqlib.runs.checkpoint import CHECKPOINT, load_model, load_state
+from rrvqlib.optimisation.training import train
+from rrvqlib.runs.checkpoint import CHECKPOINT, load_state
+from rrvqlib.settings import changed
 
 
 class Time:
@@ -72,6 +74,13 @@ def images(tmp_path):
     return write_images(tmp_path / "images.npz")
 
 
+def wait_for(path, process):
+    """Until a running process has written a file."""
+    while not path.exists():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.02)
+
+
 def lines_of(folder):
     return [json.loads(text) for text in (folder / "metrics.jsonl").read_text().splitlines()]
 
@@ -79,9 +88,9 @@ def lines_of(folder):
 def test_a_run_by_the_clock_is_finished_and_scored_in_its_time(images, tmp_path):
     out = tmp_path / "run"
     out.mkdir()
-    config = changed(TINY, dataset=images, seconds=8.0, steps=100, eval_every=25, save_every=50)
+    settings = changed(TINY, dataset=images, seconds=8.0, steps=100, eval_every=25, save_every=50)
     started = time.perf_counter()
-    results = train(config, out, "tiny", show_progress=False)
+    results = train(settings, out, "tiny", show_progress=False)
     took = time.perf_counter() - started
     assert 4 < took < 10
     assert results["complete"] and results["n_test"] == 12
@@ -89,38 +98,38 @@ def test_a_run_by_the_clock_is_finished_and_scored_in_its_time(images, tmp_path)
     lines = lines_of(out)
     assert len(lines) == 4
     # All schedules have come to their ends.
-    assert lines[-1]["lr"] == pytest.approx(config.lr_min, rel=0.2)
-    assert lines[-1]["temperature"] == pytest.approx(config.temperature_end, rel=0.01)
+    assert lines[-1]["lr"] == pytest.approx(settings.schedule.lr_min, rel=0.2)
+    assert lines[-1]["temperature"] == pytest.approx(settings.schedule.temperature_end, rel=0.01)
     run = json.loads((out / "run.json").read_text())
     assert run["images_seen"] == 8 * lines[-1]["step"] > 8 * 20
     assert run["wall_seconds"] == pytest.approx(took, abs=0.5)
-    assert train(config, out, "tiny", resume=True, show_progress=False) == results
+    assert train(settings, out, "tiny", resume=True, show_progress=False) == results
 
 
 def test_time_that_does_not_suffice_for_a_step_is_said(images, tmp_path):
-    config = changed(TINY, dataset=images, seconds=0.5)
+    settings = changed(TINY, dataset=images, seconds=0.5)
     with pytest.raises(UserError, match=r"--seconds 0\.5.*give more"):
-        trainer(config, tmp_path / "run").run(show_progress=False)
+        trainer(settings, tmp_path / "run").run(show_progress=False)
 
 
 def test_a_stopped_run_is_saved_scored_and_goes_on(images, tmp_path):
     out = tmp_path / "run"
     out.mkdir()
-    config = changed(TINY, dataset=images, seconds=12.0, steps=100, eval_every=10)
+    settings = changed(TINY, dataset=images, seconds=12.0, steps=100, eval_every=10)
 
     def stop(trainer, line):
         if not (out / "results.json").exists():
             signal.raise_signal(signal.SIGTERM)
 
     with pytest.raises(Stopped) as stopped:
-        train(config, out, "tiny", show_progress=False, watch=stop)
+        train(settings, out, "tiny", show_progress=False, watch=stop)
     assert stopped.value.exit_code == 143
     results = json.loads((out / "results.json").read_text())
     assert results["complete"] is False and results["test_bits_per_dim"] > 0
     assert load_model(out) and (out / "reconstructions.png").exists()
     progress = load_state(out / CHECKPOINT)["progress"]
     assert 10 <= progress["position"] < 100
-    results = train(config, out, "tiny", resume=True, show_progress=False)
+    results = train(settings, out, "tiny", resume=True, show_progress=False)
     assert results["complete"]
     run = json.loads((out / "run.json").read_text())
     assert 7 < run["wall_seconds"] < 13.5  # of both parts together
@@ -129,17 +138,13 @@ def test_a_stopped_run_is_saved_scored_and_goes_on(images, tmp_path):
 def test_a_second_signal_quits_without_the_score(images, tmp_path):
     out = tmp_path / "run"
     command = [sys.executable, "-m", "rrvqlib.train", "--dataset", images, "--out", str(out)]
-    process = subprocess.Popen(
-        [*command, *TINY_FLAGS, "--steps", "100000", "--iw_k", "30000"],
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    while not (out / CHECKPOINT).exists():
-        assert process.poll() is None
-        time.sleep(0.02)
+    command += [*TINY_FLAGS, "--steps", "100000", "--iw_k", "30000"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    wait_for(out / CHECKPOINT, process)
     process.send_signal(signal.SIGTERM)
     line = process.stderr.readline()
     assert "saved; scoring it" in line
-    time.sleep(0.5)
+    wait_for(out / "model.safetensors", process)  # comes before the score
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=60) == 130
     assert not (out / "results.json").exists() and "Traceback" not in process.stderr.read()
@@ -148,9 +153,9 @@ def test_a_second_signal_quits_without_the_score(images, tmp_path):
 def test_training_works_outside_the_main_thread(images, tmp_path):
     out, found = tmp_path / "run", []
     out.mkdir()
-    config = changed(TINY, dataset=images, steps=2)
+    settings = changed(TINY, dataset=images, steps=2)
     thread = threading.Thread(
-        target=lambda: found.append(train(config, out, "tiny", show_progress=False))
+        target=lambda: found.append(train(settings, out, "tiny", show_progress=False))
     )
     thread.start()
     thread.join(120)

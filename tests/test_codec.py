@@ -8,24 +8,26 @@ import sys
 import numpy as np
 import pytest
 import torch
+from helpers import TINY
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from helpers import TINY
 
-from rrvqlib.coding.codec import FREQUENCY_BITS, Codec, Stack, frequencies, high_masses, low_masses
+from rrvqlib.coding.codec import Codec
+from rrvqlib.coding.stack import FREQUENCY_BITS, Stack, frequencies, high_masses, low_masses
 from rrvqlib.errors import UserError
-from rrvqlib.likelihoods import LIKELIHOODS, build_likelihood
-from rrvqlib.models import build
-from rrvqlib.runs.checkpoint import save_model
-from rrvqlib.settings.flat import changed
-from rrvqlib.settings.model import ModelSettings
+from rrvqlib.latents import of_codes
+from rrvqlib.likelihoods import pixels_to_reals
+from rrvqlib.models import build, load_model, save_model
+from rrvqlib.models.base import build_likelihood
+from rrvqlib.settings import ModelSettings, changed
+from rrvqlib.settings.likelihoods import LIKELIHOODS
 
 pytest.importorskip("constriction", reason="needs pip's constriction")
 
 
 def make_model(**changes):
     torch.manual_seed(0)
-    model = build(changed(TINY, **{"codebook_size": (16,), **changes}).model)
+    model = build(changed(changed(TINY, codebook_size=16), **changes).model)
     model.initialise(make_images(32))
     return model.eval()
 
@@ -109,6 +111,10 @@ VARIANTS = [
     {"likelihood": "mixture", "components": 3},
     {"prior": "direct", "covariance": "fixed", "top_prior": "uniform"},
     {"decoder_input": "concat", "blocks": 2, "codebook_size": (16, 5)},
+    {"latent": "stochastic"},
+    {"latent": "nearest"},
+    {"latent": "binary"},
+    {"latent": "binary", "embedding_dim": 1, "top_prior": "uniform", "decoder_input": "concat"},
 ]
 
 
@@ -123,10 +129,20 @@ def test_images_come_back_and_the_initial_bits_too(changes):
     assert coded.initial_bits < 5 * 300  # only what was touched is kept
 
 
-@pytest.mark.parametrize("name", ["logistic-edge", "logistic-pixel", "mixture"])
-def test_the_net_length_is_the_elbo(name):
+@pytest.mark.parametrize(
+    ("likelihood", "latent"),
+    [
+        ("logistic-edge", "relaxed"),
+        ("logistic-pixel", "relaxed"),
+        ("mixture", "relaxed"),
+        ("logistic-edge", "binary"),
+        ("logistic-edge", "nearest"),
+    ],
+)
+def test_the_net_length_is_the_elbo(likelihood, latent):
     # Untrained posteriors are the prior: every image would pop the codes that the last one pushed.
-    model, images = slightly_trained(make_model(likelihood=name)), make_images(60, seed=2)
+    model = slightly_trained(make_model(likelihood=likelihood, latent=latent))
+    images = make_images(60, seed=2)
     net = Codec(model).encode(images).net_bits
     torch.manual_seed(0)
     with torch.no_grad():
@@ -135,26 +151,20 @@ def test_the_net_length_is_the_elbo(name):
     assert net == pytest.approx(promised, rel=0.005)
 
 
-def test_codes_cost_what_the_prior_says():
-    model, images = make_model(), make_images(40, seed=3)
-    coded, seen = Codec(model).encode_codes(images, layers=2)
-    assert all(map(torch.equal, Codec(model).decode_codes(coded.words, 40, 2), seen))
+@pytest.mark.parametrize("latent", ["relaxed", "binary"])
+def test_codes_cost_what_the_prior_says(latent):
+    codec, images = Codec(make_model(latent=latent)), make_images(40, seed=3)
+    coded, seen = codec.encode_codes(images, layers=2)
+    assert all(map(torch.equal, codec.decode_codes(coded.words, 40, 2), seen))
+    model, ideal = codec.model, 0.0
     with torch.no_grad():
-        double = Codec(model)
-        ideal = 0.0
-        for image in images:
-            features = double._features(image.unsqueeze(0))
-
-            def pay(index, state, features=features):
-                nonlocal ideal
-                layer = double.model.decoder.layers[index]
-                codes = double._posterior(layer, features[index], state).argmax(1)
-                prior = double._prior(layer, state)
-                ideal -= prior.gather(1, codes[:, None]).log2().sum().item()
-                return codes
-
-            double._descend(pay)
-    assert coded.net_bits == pytest.approx(ideal, rel=0.002, abs=64)
+        features = model.encoder(pixels_to_reals(images).double())
+        state = model.decoder.top(len(images))
+        for layer, feature in zip(reversed(model.layers), reversed(features), strict=True):
+            codes = layer.latent.log_posterior(layer.posterior(feature, state)).argmax(-1)
+            ideal -= of_codes(layer.latent.log_prior(layer.prior(state)), codes).sum().item()
+            state = layer.decode(state, layer.latent.lookup(codes))
+    assert coded.net_bits == pytest.approx(ideal / math.log(2), rel=0.002, abs=64)
 
 
 def test_fewer_layers_cost_fewer_bits_and_come_back():
@@ -173,8 +183,8 @@ def test_neighbours_in_the_chain_do_not_matter():
 DECODE = """
 import sys
 import numpy as np, torch
-from rrvqlib.runs.checkpoint import load_model
-from rrvqlib.coding.codec import Codec
+from rrvqlib.coding import Codec
+from rrvqlib.models import load_model
 words = np.load(sys.argv[2], allow_pickle=False)
 images = Codec(load_model(sys.argv[1])).decode(words, 3)
 np.save(sys.argv[3], torch.stack(images).numpy(), allow_pickle=False)
@@ -185,8 +195,6 @@ np.save(sys.argv[3], torch.stack(images).numpy(), allow_pickle=False)
 def test_another_process_with_other_threads_decodes_the_same(tmp_path, likelihood):
     model, images = make_model(channels=16, likelihood=likelihood), make_images(3, seed=6)
     save_model(model, tmp_path)
-    from rrvqlib.runs.checkpoint import load_model
-
     threads = torch.get_num_threads()
     torch.set_num_threads(4)
     try:
@@ -211,8 +219,12 @@ def test_foreign_bits_are_refused():
 
 
 @pytest.mark.parametrize(
-    "changes", [{"latent": "gaussian"}, {"model": "one-layer", "pyramid": (4,)}]
+    ("changes", "says"),
+    [
+        ({"model": "one-layer", "pyramid": (4,)}, "only hierarchies of codes"),
+        ({"latent": "gaussian"}, "GaussianLatent has no DiscreteLatent"),
+    ],
 )
-def test_models_without_a_hierarchy_of_codes_are_refused(changes):
-    with pytest.raises(UserError, match="only hierarchies of codes"):
+def test_models_without_a_hierarchy_of_codes_are_refused(changes, says):
+    with pytest.raises(UserError, match=says):
         Codec(make_model(**changes))

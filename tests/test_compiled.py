@@ -15,10 +15,10 @@ from torch._dynamo.utils import counters
 from rrvqlib.errors import UserError
 from rrvqlib.models import build
 from rrvqlib.objectives.elbo import training_loss
+from rrvqlib.optimisation import reports
 from rrvqlib.optimisation import trainer as trainer_module
 from rrvqlib.optimisation.compiled import compile_layers
-from rrvqlib.settings.flat import changed
-from rrvqlib.settings.model import parse_sides
+from rrvqlib.settings import changed, parse_sides
 
 KINDS = {
     "rrvq": {"decoder_input": "concat"},
@@ -56,8 +56,8 @@ def one_step(model, temperature):
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
 def test_compiled_layers_compute_the_same(kind):
-    config = changed(TINY, **kind).model
-    plain, compiled = build(config), build(config)
+    settings = changed(TINY, **kind).model
+    plain, compiled = build(settings), build(settings)
     compiled.load_state_dict(plain.state_dict())
     compile_layers(compiled, "aot_eager")
     for step, temperature in enumerate((1.0, 0.7, 0.5)):
@@ -82,14 +82,14 @@ def test_a_compiled_run_is_the_run_and_evaluations_compile_nothing(tmp_path, mon
     monkeypatch.setattr(
         trainer_module, "compile_layers", partial(compile_layers, backend="aot_eager")
     )
-    config = changed(TINY, dataset=write_images(tmp_path / "images.npz"), ema_decay=0.0)
-    plain = trainer(config, tmp_path / "plain")
+    settings = changed(TINY, dataset=write_images(tmp_path / "images.npz"), ema_decay=0.0)
+    plain = trainer(settings, tmp_path / "plain")
     plain.run(show_progress=False)
-    run = trainer(changed(config, compile=True), tmp_path / "compiled")
+    run = trainer(changed(settings, compile=True), tmp_path / "compiled")
     run.step()
     after_the_first = graphs()
     run.run(show_progress=False)
-    run.finish()
+    reports.finish(run)
     assert 0 < graphs() == after_the_first
     torch.testing.assert_close(run.model.state_dict(), plain.model.state_dict())
 

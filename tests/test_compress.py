@@ -4,6 +4,7 @@ import random
 import struct
 import time
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,18 +15,12 @@ from PIL import Image
 from test_codec import make_model
 
 from rrvqlib import cli, compress
-from rrvqlib.coding.container import (
-    MAX_SIDE,
-    Container,
-    digest,
-    fingerprint,
-    pack,
-    unpack,
-)
+from rrvqlib.coding import codec
+from rrvqlib.coding.container import MAX_SIDE, Container, digest, fingerprint, pack, unpack
 from rrvqlib.coding.tiles import Entry, cut, join
 from rrvqlib.data.reader import depth_in_header
 from rrvqlib.errors import UserError
-from rrvqlib.runs.checkpoint import save_model
+from rrvqlib.models import save_model
 from rrvqlib.runs.pictures import write_png
 
 WORDS = np.arange(40, dtype=np.uint32) * 99_999_989
@@ -40,6 +35,15 @@ def test_a_file_is_unpacked_as_it_was_packed():
     fields = ("mode", "layers", "tile", "model", "pixels", "first", "entries")
     assert all(getattr(again, f) == getattr(FILE, f) for f in fields)
     assert again.tiles == 4 * 3 + 1 * 2
+
+
+@pytest.mark.parametrize(
+    ("version", "remedy"), [(1, "write it anew"), (2, "write it anew"), (4, "update rrvqlib")]
+)
+def test_files_of_another_format_are_refused_by_its_number(version, remedy):
+    data = DATA[:4] + bytes([version]) + DATA[5:-8]
+    with pytest.raises(UserError, match=f"format {version}, this is format 3; {remedy}"):
+        unpack(data + digest(data), "file")
 
 
 damage = st.one_of(
@@ -85,7 +89,7 @@ def test_a_file_that_lies_about_itself_ends_in_an_error_or_in_what_it_says(seed)
 
 
 def test_names_lead_into_no_other_folder():
-    hostile = changed(FILE, entries=(Entry("../../x.png", 8, 8),))
+    hostile = replace(FILE, entries=(Entry("../../x.png", 8, 8),))
     assert unpack(pack(hostile), "file").entries[0].name == "x.png"
 
 
@@ -150,8 +154,11 @@ def test_pictures_of_like_names_are_all_kept(folder, tmp_path):
 def test_what_exists_is_replaced_with_force_alone(folder, tmp_path, capsys):
     picture = tmp_path / "mine.png"
     picture.write_bytes((folder / "one.png").read_bytes())
-    for images, out in (([picture], picture), ([folder / "two.bmp"], picture),
-                        ([picture], folder / "model" / "model.safetensors")):  # fmt: skip
+    for images, out in (
+        ([picture], picture),
+        ([folder / "two.bmp"], picture),
+        ([picture], folder / "model" / "model.safetensors"),
+    ):
         before = out.read_bytes()
         assert run("encode", folder / "model", *images, "--lossy", "--out", out) == 2
         assert "--force" in capsys.readouterr().err and out.read_bytes() == before
@@ -201,50 +208,74 @@ def jpeg2000_of_16_bits(path):
     path.write_bytes(data)
 
 
-def test_a_picture_that_would_not_be_kept_is_refused(folder, tmp_path, capsys):
+@pytest.fixture(scope="module")
+def unfit(tmp_path_factory):
+    """Pictures that hold more than 8-bit RGB."""
+    where = tmp_path_factory.mktemp("unfit")
     grey = np.full((8, 8), 40_000, dtype=np.uint16)
-    Image.fromarray(grey).save(tmp_path / "deep.png")
-    Image.fromarray(np.float32(grey / 65535)).save(tmp_path / "float.tif")
-    Image.fromarray(grey).save(tmp_path / "grey.jp2")
-    png_of_16_bits(tmp_path / "colour.png")
-    (tmp_path / "deep.ppm").write_bytes(b"P6 8 8 65535\n" + bytes(range(192)) * 2)
-    (tmp_path / "ten.ppm").write_bytes(b"P6 8 8 1023\n" + bytes(384))
-    (tmp_path / "plain.ppm").write_bytes(b"P3 2 1 65535\n1 2 3 65535 300 4\n")
-    (tmp_path / "deep.pgm").write_bytes(b"P5 8 8 65535\n" + bytes(range(128)))
-    sgi_of_16_bits(tmp_path / "deep.sgi")
-    jpeg2000_of_16_bits(tmp_path / "deep.jp2")
-    Image.new("RGBA", (8, 8), (1, 2, 3, 254)).save(tmp_path / "glass.png")
-    Image.new("L", (8, 8)).save(tmp_path / "hole.png", transparency=0)
-    Image.new("CMYK", (8, 8)).save(tmp_path / "ink.tif")
+    Image.fromarray(grey).save(where / "deep.png")
+    Image.fromarray(np.float32(grey / 65535)).save(where / "float.tif")
+    Image.fromarray(grey).save(where / "grey.jp2")
+    png_of_16_bits(where / "colour.png")
+    (where / "deep.ppm").write_bytes(b"P6 8 8 65535\n" + bytes(range(192)) * 2)
+    (where / "ten.ppm").write_bytes(b"P6 8 8 1023\n" + bytes(384))
+    (where / "plain.ppm").write_bytes(b"P3 2 1 65535\n1 2 3 65535 300 4\n")
+    (where / "deep.pgm").write_bytes(b"P5 8 8 65535\n" + bytes(range(128)))
+    sgi_of_16_bits(where / "deep.sgi")
+    jpeg2000_of_16_bits(where / "deep.jp2")
+    Image.new("RGBA", (8, 8), (1, 2, 3, 254)).save(where / "glass.png")
+    Image.new("L", (8, 8)).save(where / "hole.png", transparency=0)
+    Image.new("CMYK", (8, 8)).save(where / "ink.tif")
     frames = [Image.new("L", (8, 8), level) for level in (0, 99)]
-    frames[0].save(tmp_path / "film.gif", save_all=True, append_images=frames[1:])
-    reasons = {"glass.png": "transparent", "hole.png": "transparent", "ink.tif": "CMYK",
-               "film.gif": "more than one frame", "deep.sgi": "cannot be read"}  # fmt: skip
-    pictures = [path.name for path in tmp_path.iterdir()]
-    assert len(pictures) == 14
-    for name in pictures:
-        out = tmp_path / "file"
-        assert run("encode", folder / "model", tmp_path / name, "--out", out) == 2, name
-        errors = capsys.readouterr().err
-        assert name in errors and reasons.get(name, "8 bits") in errors, errors
-        assert not out.exists()
+    frames[0].save(where / "film.gif", save_all=True, append_images=frames[1:])
+    return where
 
 
-def test_opaque_pictures_of_8_bits_are_kept_upright(folder, tmp_path, capsys):
-    colours = Image.open(folder / "one.png")
-    kept = {"opaque.png": colours.convert("RGBA"), "grey.png": colours.convert("L"),
-            "palette.gif": colours.convert("P"), "bits.png": colours.convert("1"),
-            "plain.ppm": colours, "good.webp": colours, "good.tif": colours,
-            "good.jp2": colours}  # fmt: skip
-    for name, picture in kept.items():
-        picture.save(tmp_path / name, **({"lossless": True} if name == "good.webp" else {}))
-        expected = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
-        assert torch.equal(compress.read_exactly(tmp_path / name), expected)
-        said = capsys.readouterr().err
-        for sign, what in (("grey", "being grey"), ("bits", "being grey"), ("palette", "palette")):
-            assert (what in said) == name.startswith(sign) or sign in ("grey", "bits")
-        assert bool(said) == name.startswith(("grey", "bits", "palette"))
-    exif = Image.Exif()
+DEEP = "deep.png float.tif grey.jp2 colour.png deep.ppm ten.ppm plain.ppm deep.pgm deep.jp2".split()
+REASONS = dict.fromkeys(DEEP, "8 bits") | {
+    "glass.png": "transparent",
+    "hole.png": "transparent",
+    "ink.tif": "CMYK",
+    "film.gif": "more than one frame",
+    "deep.sgi": "cannot be read",
+}
+
+
+@pytest.mark.parametrize(("name", "reason"), REASONS.items(), ids=REASONS)
+def test_a_picture_that_would_not_be_kept_is_refused(name, reason, unfit, folder, tmp_path, capsys):
+    assert len(list(unfit.iterdir())) == len(REASONS) == 14
+    out = tmp_path / "file"
+    assert run("encode", folder / "model", unfit / name, "--out", out) == 2
+    errors = capsys.readouterr().err
+    assert name in errors and reason in errors
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "said"),
+    [
+        ("opaque.png", "RGBA", ""),
+        ("grey.png", "L", "being grey"),
+        ("palette.gif", "P", "palette"),
+        ("bits.png", "1", "being grey"),
+        ("plain.ppm", "RGB", ""),
+        ("good.webp", "RGB", ""),
+        ("good.tif", "RGB", ""),
+        ("good.jp2", "RGB", ""),
+    ],
+)
+def test_opaque_pictures_of_8_bits_are_kept(name, mode, said, folder, tmp_path, capsys):
+    picture = Image.open(folder / "one.png").convert(mode)
+    picture.save(tmp_path / name, **({"lossless": True} if name == "good.webp" else {}))
+    expected = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
+    assert torch.equal(compress.read_exactly(tmp_path / name), expected)
+    errors = capsys.readouterr().err
+    assert said in errors and bool(said) == bool(errors)
+    assert said == "palette" or "palette" not in errors
+
+
+def test_a_picture_that_lies_on_its_side_is_kept_upright(folder, tmp_path):
+    colours, exif = Image.open(folder / "one.png"), Image.Exif()
     exif[0x0112] = 6  # to be turned by a quarter
     colours.save(tmp_path / "lying.png", exif=exif)
     standing = torch.from_numpy(np.array(colours.rotate(-90, expand=True))).permute(2, 0, 1)
@@ -271,7 +302,7 @@ def test_pictures_and_names_of_every_kind_are_kept_or_refused(
 ):
     # Names: not UTF-8, and longer than a file of ours holds.
     for name in ("bad\udcff.png", "€" * 100 + ".png"):
-        kept = unpack(pack(changed(FILE, entries=(Entry(name, 30, 20),))), "file").entries[0].name
+        kept = unpack(pack(replace(FILE, entries=(Entry(name, 30, 20),))), "file").entries[0].name
         assert kept and len(kept.encode()) <= 255
     assert "€" * 66 + ".png" == kept
     long = tmp_path / "long.png"
@@ -317,31 +348,36 @@ def test_lossy_files_shrink_with_the_layers(folder, tmp_path, capsys):
     assert sizes[0] < sizes[1] and "dB PSNR with 2 of 2 layers" in capsys.readouterr().out
 
 
-def test_what_cannot_be_done_is_said(folder, tmp_path, capsys):
-    file = tmp_path / "file"
-    assert run("encode", folder / "model", folder / "one.png", "--out", file) == 0
-    capsys.readouterr()
-    cut_off = tmp_path / "cut"
-    cut_off.write_bytes(file.read_bytes()[:-9])
-    out = ("--out", tmp_path / "out")
-    cases = {
-        "written with another model": ("decode", folder / "other", file, *out),
-        "damaged or incomplete": ("decode", folder / "model", cut_off, *out),
-        "was not written by": ("decode", folder / "model", folder / "one.png", *out),
-        "cannot read": ("decode", folder / "model", tmp_path / "none", *out),
-        "does not exist": ("encode", folder / "model", tmp_path / "none.png", *out),
-        "cannot be read as a picture": ("encode", folder / "model", file, *out),
-        "this model has 1 to 2": ("encode", folder / "model", folder / "one.png", "--lossy",
-                                  "--layers", 3, *out),
-        "add --lossy": ("encode", folder / "model", folder / "one.png", "--layers", 1, *out),
-        "exists": ("encode", folder / "model", folder / "one.png", "--out", tmp_path),
-        "cannot write": ("encode", folder / "model", folder / "one.png", "--out", tmp_path,
-                         "--force"),
-    }  # fmt: skip
-    for message, arguments in cases.items():
-        assert run(*arguments) == 2, message
-        errors = capsys.readouterr().err
-        assert message in errors and "Traceback" not in errors
+@pytest.fixture(scope="module")
+def files(folder):
+    """Beside the models and pictures a coded file, and the first part of it."""
+    assert run("encode", folder / "model", folder / "one.png", "--out", folder / "file") == 0
+    (folder / "cut").write_bytes((folder / "file").read_bytes()[:-9])
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("decode other file", "written with another model"),
+        ("decode model cut", "damaged or incomplete"),
+        ("decode model one.png", "was not written by"),
+        ("decode model none", "cannot read"),
+        ("encode model none.png", "does not exist"),
+        ("encode model file", "cannot be read as a picture"),
+        ("encode model one.png --lossy --layers 3", "this model has 1 to 2"),
+        ("encode model one.png --layers 1", "add --lossy"),
+        ("encode model one.png --out {here}", "exists"),
+        ("encode model one.png --out {here} --force", "cannot write"),
+    ],
+)
+def test_what_cannot_be_done_is_said(command, says, files, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(files)
+    verb, *words = command.split()
+    words = [word.format(here=tmp_path) for word in words]
+    assert run(verb, "--out", tmp_path / "out", *words) == 2
+    errors = capsys.readouterr().err
+    assert says in errors and "Traceback" not in errors
     assert not (tmp_path / "out").exists()
 
 
@@ -350,8 +386,6 @@ def test_other_arithmetic_is_noticed_and_no_picture_is_written(
 ):
     arguments = ("--lossy", "--out", tmp_path / "file")
     assert run("encode", folder / "model", folder / "one.png", *arguments) == 0
-    from rrvqlib.coding import codec
-
     monkeypatch.setattr(codec, "reals_to_pixels", lambda mean: (mean * 0).to(torch.uint8))
     assert run("decode", folder / "model", tmp_path / "file", "--out", tmp_path / "out") == 2
     assert "comes out otherwise" in capsys.readouterr().err

@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from helpers import normal
+
 from rrvqlib.nets.convolutions import (
     Projection,
     ResidualBlock,
@@ -15,10 +17,6 @@ from rrvqlib.nets.convolutions import (
     rescale,
     up_conv,
 )
-
-
-def normal(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("kernel", [1, 3, 5])
@@ -83,7 +81,7 @@ def silence(block):
 )
 @pytest.mark.parametrize("joined", [0, 2])
 def test_residual_blocks_add_a_branch_to_the_rescaled_identity(factor, transposed, joined):
-    block = ResidualBlock(3, factor, transposed, joined)
+    block = ResidualBlock(3, factor, transposed=transposed, joined=joined)
     maps, side = normal(2, 3, 8, 8), round(8 * factor)
     joining = normal(2, 2, side, side, seed=1) if joined else None
     assert isinstance(block.first, nn.ConvTranspose2d) == transposed
@@ -96,10 +94,10 @@ def test_residual_blocks_add_a_branch_to_the_rescaled_identity(factor, transpose
 
 
 def test_only_the_first_block_of_a_stack_resizes():
-    stack = ResidualStack(3, 3, 2, True, 0.1)
+    stack = ResidualStack(3, 3, 2, transposed=True, init_scale=0.1)
     assert [block.factor for block in stack] == [2, 1, 1]
     assert stack(normal(2, 3, 4, 4)).shape == (2, 3, 8, 8)
-    empty = ResidualStack(3, 0, 1, True, 0.1)
+    empty = ResidualStack(3, 0, 1, transposed=True, init_scale=0.1)
     maps = normal(2, 3, 4, 4)
     assert torch.equal(empty(maps), maps)
 
@@ -135,7 +133,7 @@ def test_data_dependent_init_sets_mean_and_spread_of_every_channel():
     torch.manual_seed(0)
     network = nn.Sequential(
         conv(3, 8, 5, 2),
-        ResidualStack(8, 2, 1 / 2, False, 0.1),
+        ResidualStack(8, 2, 1 / 2, transposed=False, init_scale=0.1),
         Projection(8, 4, 1, 2, 0.3),
         up_conv(4, 8, 5, 2, 0.7),
         nn.Flatten(),

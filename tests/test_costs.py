@@ -22,9 +22,7 @@ from rrvqlib.optimisation.costs import (
     with_layers,
 )
 from rrvqlib.runs import RUNS
-from rrvqlib.settings.flat import changed
-from rrvqlib.settings.model import parse_sides
-from rrvqlib.settings.run import NamedRun
+from rrvqlib.settings import NamedRun, changed, parse_sides
 
 MLP = changed(TINY, model="one-layer", network="mlp", pyramid=(2,), channels=16, blocks=1)
 
@@ -62,7 +60,7 @@ def test_activations_grow_with_the_micro_batch():
 def test_memory_is_that_of_distinct_storages():
     """Two images and eight, counted directly, lie on the line that the estimate draws."""
     model = build(TINY.model)
-    side = TINY.image_size
+    side = TINY.model.image_size
     images = torch.zeros(8, 3, side, side, dtype=torch.uint8)
     direct = saved_bytes(model, lambda: training_loss(model(images, torch.ones(()))))
     assert activations(batch_size=8) == pytest.approx(direct, rel=0.001)
@@ -80,21 +78,22 @@ def test_memory_is_that_of_distinct_storages():
 @pytest.mark.parametrize(
     "change",
     [
+        {},
         {"latent": "gaussian"},
+        {"latent": "binary"},
         {"model": "one-layer", "latent": "nearest", "pyramid": (4,)},
         {"model": "one-layer", "latent": "gaussian", "pyramid": (4,)},
         {"precision": "bf16"},
     ],
 )
 def test_every_kind_of_model_has_a_cost(change, capsys):
-    config = changed(TINY, **change)
-    show("tiny", NamedRun(config, "a second", "no score"), estimate(config))
+    settings = changed(TINY, **change)
+    show("tiny", NamedRun(settings, "a second", "no score"), estimate(settings))
     lines = capsys.readouterr().out.splitlines()
     labels = [line[:12].strip() for line in lines]
-    assert labels == ["run", "model", "latents", "parameters", "FLOPs", "memory", "data",
-                      "time here"]  # fmt: skip
-    assert ("at most" in lines[2]) == (
-        config.latent == "codebook" and config.model != "spatial-vae")  # fmt: skip
+    expected = "run, model, latents, parameters, FLOPs, memory, data, time here"
+    assert labels == expected.split(", ")
+    assert ("at most" in lines[2]) == (settings.model.latent.kind != "gaussian")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -105,11 +104,11 @@ def test_a_gpu_that_is_not_there():
 
 @pytest.mark.parametrize("name", [name for name, run in RUNS.items() if "FLOP" in run.cost])
 def test_a_named_run_says_what_it_costs(name):
-    config = RUNS[name].config
-    counts = extrapolated(config.model, counted(with_layers(config.model, 1)))
+    settings = RUNS[name].settings
+    counts = extrapolated(settings.model, counted(with_layers(settings.model, 1)))
     number, unit = re.search(r"([\d.]+) ([PE])FLOP", RUNS[name].cost).groups()
     said = float(number) * {"P": 1e15, "E": 1e18}[unit]
-    total = counts.flops * config.steps * config.batch_size
+    total = counts.flops * settings.schedule.steps * settings.optimisation.batch_size
     assert said == pytest.approx(total, rel=0.03), scientific(total)
 
 
@@ -121,9 +120,9 @@ def test_a_named_run_says_what_it_costs(name):
 )
 def test_counts_of_many_layers_are_those_of_the_whole(change, pyramid):
     """Counted on few layers without arithmetic, against torch's counter on the whole model."""
-    config = changed(TINY, image_size=16, pyramid=parse_sides(pyramid), **change).model
-    found = extrapolated(config, counted(with_layers(config, 1)))
-    model = build(config)
+    settings = changed(TINY, image_size=16, pyramid=parse_sides(pyramid), **change).model
+    found = extrapolated(settings, counted(with_layers(settings, 1)))
+    model = build(settings)
     images = torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
     with FlopCounterMode(display=False) as flops:
         training_loss(model(images, torch.ones(()))).backward()
@@ -136,10 +135,10 @@ def test_counts_of_many_layers_are_those_of_the_whole(change, pyramid):
 
 
 def test_by_the_clock_a_run_costs_its_time_and_says_what_that_buys(capsys):
-    config = changed(TINY, seconds=30.0)
-    cost = estimate(config)
+    settings = changed(TINY, seconds=30.0)
+    cost = estimate(settings)
     assert cost.images == pytest.approx(30 / cost.seconds_per_image, rel=0.01)
-    show("tiny", NamedRun(config, "30 s", "no score"), cost)
+    show("tiny", NamedRun(settings, "30 s", "no score"), cost)
     shown = capsys.readouterr().out
     assert "images by the clock" in shown and "30 seconds on" in shown
 

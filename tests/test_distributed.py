@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from helpers import TINY_FLAGS, write_images
+from safetensors.torch import load_file
 from torch.distributed.run import get_args_parser
 from two_processes import CASES, weights_after
 
@@ -23,13 +23,14 @@ ROOT = HERE.parent
 
 
 def torchrun(*command):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node",
-               "2", *map(str, command)]  # fmt: skip
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=600, env={**os.environ,
-        "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    return done
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return subprocess.run(
+        [*launcher, "--nproc-per-node", "2", *map(str, command)],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,9 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from rrvqlib.models import build
+from rrvqlib.settings import ModelSettings, changed
+
 ROOT = Path(__file__).resolve().parent.parent
 spec = importlib.util.spec_from_file_location("draw_figures", ROOT / "tools" / "draw_figures.py")
 draw_figures = importlib.util.module_from_spec(spec)
@@ -26,11 +29,10 @@ def test_no_drawing_is_left_over():
 
 def test_the_networks_are_those_of_the_library():
     """Every labelled arrow is an attribute of a layer, or of one of the two chains."""
-    from rrvqlib.settings.flat import changed
-from rrvqlib.settings.model import ModelSettings
-    from rrvqlib.models import build
-
-    model = build(changed(ModelSettings(), image_size=16, pyramid=(8, 4, 2), codebook_size=(4,), channels=4))
+    settings = changed(
+        ModelSettings(), image_size=16, pyramid=(8, 4, 2), codebook_size=4, channels=4
+    )
+    model = build(settings)
     drawing = ElementTree.fromstring(draw_figures.networks())
     drawn = {words for e in drawing.iter() if (words := (e.text or "").strip()).isalpha()}
     named = {name for name in drawn if len(name) > 1}

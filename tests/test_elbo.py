@@ -9,26 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributions import Categorical, Independent, Normal, kl_divergence
 
-from rrvqlib.objectives.elbo import (
-    ElboTerms,
-    bits_per_dim,
-    categorical_kl,
-    gaussian_kl,
-    importance_weighted_bound,
-    training_loss,
-)
+from helpers import normal
+
+from rrvqlib.latents.divergences import categorical_kl, gaussian_kl
+from rrvqlib.objectives.elbo import ElboTerms, bits_per_dim, importance_weighted_bound, training_loss
 
 EXACT = settings(derandomize=True, deadline=None, max_examples=40)
-
-
-def normal(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def terms_of(kl_maps, log_likelihood=None, vq_loss=None):
     if log_likelihood is None:
         log_likelihood = torch.zeros(len(kl_maps[0]))
-    return ElboTerms(log_likelihood, tuple(kl_maps), vq_loss=penalty)
+    return ElboTerms(log_likelihood, tuple(kl_maps), vq_loss=vq_loss)
 
 
 @EXACT
@@ -99,9 +91,9 @@ def test_bits_per_dim_of_a_uniform_code_is_eight():
 @given(weight=st.floats(0, 1), seed=st.integers(0, 10_000))
 def test_loss_is_the_negative_elbo_with_the_kl_weighted(weight, seed):
     maps = [normal(5, 4, 4, seed=seed).abs(), normal(5, 2, 2, seed=seed + 1).abs()]
-    log_likelihood, penalty = normal(5, seed=seed + 2), normal(5, seed=seed + 3).abs()
-    terms = terms_of(maps, log_likelihood, penalty)
-    expected = (-log_likelihood + weight * terms.kl.sum(1) + penalty).mean()
+    log_likelihood, vq_loss = normal(5, seed=seed + 2), normal(5, seed=seed + 3).abs()
+    terms = terms_of(maps, log_likelihood, vq_loss)
+    expected = (-log_likelihood + weight * terms.kl.sum(1) + vq_loss).mean()
     torch.testing.assert_close(training_loss(terms, weight), expected)
     plain = training_loss(terms_of(maps, log_likelihood))
     torch.testing.assert_close(plain, -terms.elbo.mean())

@@ -11,13 +11,15 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_codec import make_model
+from test_compress import run
 
-from rrvqlib import cli, compress
+from rrvqlib import cli
 from rrvqlib.coding.codec import Codec
 from rrvqlib.coding.container import (
     ENTRY,
     HEAD,
     MAX_BYTES,
+    VERSION,
     Container,
     check_model,
     clean_name,
@@ -32,7 +34,7 @@ from rrvqlib.coding.tiles import Entry, cut, join
 from rrvqlib.compress import decode_images
 from rrvqlib.data.pixels import MAX_PIXELS
 from rrvqlib.errors import UserError
-from rrvqlib.runs.checkpoint import save_model
+from rrvqlib.models import save_model
 
 pytest.importorskip("constriction", reason="needs pip's constriction")
 
@@ -88,9 +90,26 @@ def written(model, codec):
 
 
 NUMBERS = [0, 1, 2, 3, 7, 8, 9, 16, 255, 8192, 65535, 1 << 20, 1 << 26, (1 << 32) - 1]
-NAMES = [b"\x1b[2J\x1b]0;pwned\x07", b"..", b"/etc/passwd", b"C:\\x.png", b"a" * 300, b"", b"\0",
-         b"a\nerror: b", b"CON.png", b"aux", b"-rf", b".bashrc", "\u202egnp.exe".encode(),
-         "é.png".encode(), b"a.png", b"A.png", b"\xff\xfe", b" . "]  # fmt: skip
+NAMES = [
+    b"\x1b[2J\x1b]0;pwned\x07",
+    b"..",
+    b"/etc/passwd",
+    b"C:\\x.png",
+    b"a" * 300,
+    b"",
+    b"\0",
+    b"a\nerror: b",
+    b"CON.png",
+    b"aux",
+    b"-rf",
+    b".bashrc",
+    "\u202egnp.exe".encode(),
+    "é.png".encode(),
+    b"a.png",
+    b"A.png",
+    b"\xff\xfe",
+    b" . ",
+]
 
 
 def lies(seed):
@@ -172,7 +191,7 @@ def forge(file, changes):
                 entries += [[side, 8, name] for _ in range(times)]
     images = len(entries) if images is None else images
     count = len(words) if count is None else count
-    head = HEAD.pack(b"RRVQ", 2, mode, layers, tile, *marks, images, count)
+    head = HEAD.pack(b"RRVQ", VERSION, mode, layers, tile, *marks, images, count)
     body = b"".join(ENTRY.pack(w, h, len(name)) + name for w, h, name in entries)
     data = bytearray(head + body + words.astype("<u4").tobytes())
     for change in changes:
@@ -233,7 +252,7 @@ def test_honest_files_decode(written, codec):
 def test_a_few_bytes_that_declare_a_huge_picture_are_refused_at_once(written, codec, which, side):
     entries = (Entry("a.png", side, side),)
     for words in (written[which].container.words, np.zeros(0, np.uint32)):
-        lie = changed(written[which].container, entries=entries, words=words)
+        lie = replace(written[which].container, entries=entries, words=words)
         with pytest.raises(UserError, match="contradicts itself|comes out otherwise|do not decode"):
             decode(pack(lie), codec)
 
@@ -258,7 +277,7 @@ def test_the_same_bytes_under_another_shape_are_another_picture(model, codec):
     file = Container("lossless", 2, 8, *marks, entries, coded.words)
     assert torch.equal(decode(pack(file), codec)[1][0], images[0])
     with pytest.raises(UserError, match="comes out otherwise"):
-        decode(pack(changed(file, entries=(Entry("a.png", 8, 16),))), codec)
+        decode(pack(replace(file, entries=(Entry("a.png", 8, 16),))), codec)
 
 
 @given(st.text(max_size=300) | st.binary(max_size=300).map(lambda b: b.decode("latin-1")))
@@ -285,27 +304,28 @@ def test_many_names_are_numbered_in_no_time():
     assert len(set(output_names([Entry("x", 1, 1)] * 65536))) == 65536
 
 
-def test_the_command_refuses_in_one_line(written, model, tmp_path, capsys):
+HOSTILE = {  # honest files, lossless and lossy -> a hostile one
+    "huge": lambda _, lossy: pack(replace(lossy, entries=(Entry("a", 1 << 20, 1 << 20),))),
+    "tile": lambda _, lossy: pack(replace(lossy, tile=4)),
+    "layers": lambda _, lossy: pack(replace(lossy, layers=3)),
+    "none": lambda _, lossy: pack(replace(lossy, layers=0)),
+    "few": lambda lossless, _: pack(replace(lossless, layers=1)),
+    "empty": lambda _, lossy: pack(replace(lossy, entries=())),
+    "words": lambda lossless, _: pack(replace(lossless, words=np.zeros(3, np.uint32))),
+    "version": lambda *_: b"RRVQ\1" + bytes(60) + digest(b"RRVQ\1" + bytes(60)),
+    "short": lambda *_: b"RRVQ",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_the_command_refuses_in_one_line(name, written, model, tmp_path, capsys):
     save_model(model, tmp_path)
-    lossy = written[1].container
-    hostile = {
-        "huge": pack(changed(lossy, entries=(Entry("a", 1 << 20, 1 << 20),))),
-        "tile": pack(changed(lossy, tile=4)),
-        "layers": pack(changed(lossy, layers=3)),
-        "none": pack(changed(lossy, layers=0)),
-        "few": pack(replace(written[0].container, layers=1)),
-        "empty": pack(changed(lossy, entries=())),
-        "words": pack(replace(written[0].container, words=np.zeros(3, np.uint32))),
-        "version": b"RRVQ\1" + bytes(60),
-        "short": b"RRVQ",
-    }
-    for name, data in hostile.items():
-        file = tmp_path / f"{name}\x1b[2J"
-        file.write_bytes(data)
-        assert run("decode", tmp_path, file, "--out", tmp_path / "out") == 2, name
-        errors = capsys.readouterr().err
-        assert errors.startswith("error: ") and errors.count("\n") == 1 and "\x1b" not in errors
-        assert not list(tmp_path.glob("out/*"))
+    file = tmp_path / f"{name}\x1b[2J"
+    file.write_bytes(HOSTILE[name](written[0].container, written[1].container))
+    assert run("decode", tmp_path, file, "--out", tmp_path / "out") == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("error: ") and errors.count("\n") == 1 and "\x1b" not in errors
+    assert not list(tmp_path.glob("out/*"))
 
 
 def test_names_of_strangers_reach_neither_terminal_nor_other_folders(
@@ -338,12 +358,3 @@ def test_devices_and_huge_files_are_not_read(tmp_path, capsys):
     assert run("decode", tmp_path, huge, "--out", tmp_path / "out") == 2
     assert "more than" in capsys.readouterr().err
     assert MAX_BYTES > MAX_PIXELS
-
-
-def run(*arguments):
-    """Exit code of the command line."""
-    try:
-        cli.run(compress.main, [str(a) for a in arguments])
-    except SystemExit as end:
-        return end.code or 0
-    return 0

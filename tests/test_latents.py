@@ -1,5 +1,6 @@
-"""What one layer's posterior and prior give: KL, log-ratio, vectors, penalties, gradients."""
+"""What one layer's posterior and prior give: KL, log-ratio, vectors, losses, gradients."""
 
+import itertools
 import math
 
 import numpy as np
@@ -8,10 +9,14 @@ import torch
 from scipy import stats
 from torch.distributions import Categorical, Independent, Normal, kl_divergence
 
+from helpers import normal
+
 from rrvqlib.latents import (
+    BinaryLatent,
     GaussianLatent,
     NearestLatent,
     RelaxedLatent,
+    StochasticLatent,
     channels_first,
     channels_last,
 )
@@ -21,11 +26,7 @@ from rrvqlib.latents.priors import PRIORS
 WARM = torch.tensor(1.0)
 
 
-def normal(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def codebook_latent(prior="embedding", K=6, D=4, **options):
+def relaxed_latent(prior="embedding", K=6, D=4, **options):
     torch.manual_seed(0)
     codebook = Codebook(K, D, init="unit")
     with torch.no_grad():
@@ -39,6 +40,14 @@ def nearest_latent(update="loss", dead_code_threshold=0.0, K=6, D=4, commitment=
     return NearestLatent(codebook, update, commitment, 0.9, dead_code_threshold)
 
 
+def stochastic_latent(K=6, D=4):
+    torch.manual_seed(0)
+    codebook = Codebook(K, D, "shared", "unit")
+    with torch.no_grad():
+        codebook.raw_log_variances.fill_(-0.4)
+    return StochasticLatent(codebook, "embedding")
+
+
 def test_channels_first_and_last_are_inverse():
     maps = normal(2, 3, 4, 5)
     assert channels_last(maps).shape == (2, 4, 5, 3)
@@ -47,31 +56,31 @@ def test_channels_first_and_last_are_inverse():
 
 @pytest.mark.parametrize("prior", PRIORS)
 @pytest.mark.parametrize("temperature", [None, WARM])
-def test_codebook_draws(prior, temperature):
-    latent = codebook_latent(prior)
+def test_relaxed_draws(prior, temperature):
+    latent = relaxed_latent(prior)
     e, parameters = normal(3, 4, 2, 5), normal(3, latent.prior_size, 2, 5, seed=1)
-    draw = latent(e, parameters, temperature)
+    draw = latent.draw(e, parameters, temperature)
     q = Categorical(logits=latent.log_posterior(e))
     p = Categorical(logits=latent.log_prior(parameters))
-    torch.testing.assert_close(draw.kl, kl_divergence(q, p), atol=1e-5, rtol=1e-5)
-    assert draw.codes.shape == (3, 2, 5) and draw.vq_loss is None
-    looked_up = latent.codebook.means[draw.codes].permute(0, 3, 1, 2)
+    torch.testing.assert_close(draw.kl, kl_divergence(q, p).squeeze(-1), atol=1e-5, rtol=1e-5)
+    assert draw.codes.shape == (3, 2, 5, 1) and draw.vq_loss is None
+    looked_up = latent.codebook.means[draw.codes.squeeze(-1)].permute(0, 3, 1, 2)
     assert torch.equal(draw.vectors, looked_up)
     assert torch.equal(latent.lookup(draw.codes), looked_up)
     if temperature is None:
-        ratio = (p.log_prob(draw.codes) - q.log_prob(draw.codes)).sum((1, 2))
+        ratio = (p.log_prob(draw.codes) - q.log_prob(draw.codes)).sum((1, 2, 3))
         torch.testing.assert_close(draw.log_ratio, ratio, atol=1e-4, rtol=1e-5)
     else:
         assert draw.log_ratio is None
 
 
 def test_soft_samples_are_drawn_only_while_training():
-    latent = codebook_latent(relaxation="soft")
+    latent = relaxed_latent(relaxation="soft")
     e, parameters = normal(3, 4, 2, 5), normal(3, 4, 2, 5, seed=1)
     means = latent.codebook.means.detach()
 
     def distance(temperature):
-        vectors = latent(e, parameters, temperature).vectors
+        vectors = latent.draw(e, parameters, temperature).vectors
         return torch.cdist(channels_last(vectors).flatten(0, 2), means).min(1).values.max()
 
     assert distance(WARM) > 0.05
@@ -79,18 +88,18 @@ def test_soft_samples_are_drawn_only_while_training():
 
 
 def test_log_ratio_is_minus_the_kl_on_average():
-    latent = codebook_latent()
+    latent = relaxed_latent()
     e, parameters = normal(1, 4, 2, 2), normal(1, 4, 2, 2, seed=1)
     repeated = (e.expand(20_000, -1, -1, -1), parameters.expand(20_000, -1, -1, -1))
     torch.manual_seed(0)
-    draw = latent(*repeated, None)
+    draw = latent.draw(*repeated, None)
     error = draw.log_ratio.std().item() / math.sqrt(20_000)
     expected = -draw.kl[0].sum().item()
     assert draw.log_ratio.mean().item() == pytest.approx(expected, abs=4 * error)
 
 
 def test_prior_samples_have_the_prior_probabilities_and_temperature_zero_its_mode():
-    latent = codebook_latent(K=4)
+    latent = relaxed_latent(K=4)
     parameters = normal(1, 4, 1, 1).expand(20_000, -1, -1, -1)
     p = latent.log_prior(parameters[:1]).exp().flatten().double()
     torch.manual_seed(0)
@@ -103,9 +112,9 @@ def test_prior_samples_have_the_prior_probabilities_and_temperature_zero_its_mod
 
 
 def test_posterior_and_prior_of_equal_embeddings_agree():
-    latent = codebook_latent()
+    latent = relaxed_latent()
     e = normal(3, 4, 2, 2)
-    draw = latent(e, e.clone(), None)
+    draw = latent.draw(e, e.clone(), None)
     assert draw.kl.abs().max() < 1e-6 and draw.log_ratio.abs().max() < 1e-5
 
 
@@ -113,11 +122,11 @@ def test_posterior_and_prior_of_equal_embeddings_agree():
 def test_nearest_draws_are_those_of_the_vq_vae_written_out(update):
     latent = nearest_latent(update).eval()
     features = normal(3, 4, 2, 5).requires_grad_()
-    draw = latent(features, torch.empty(3, 0, 2, 5), None)
+    draw = latent.draw(features, torch.empty(3, 0, 2, 5), None)
     means = latent.codebook.means.detach().numpy()
     rows = channels_last(features).detach().numpy()
     squares = ((rows[..., None, :] - means) ** 2).sum(-1)
-    np.testing.assert_array_equal(draw.codes.numpy(), squares.argmin(-1))
+    np.testing.assert_array_equal(draw.codes.squeeze(-1).numpy(), squares.argmin(-1))
     nearest = squares.min(-1).sum((1, 2))
     weight = 0.25 + (update == "loss")
     np.testing.assert_allclose(draw.vq_loss.detach().numpy(), weight * nearest, rtol=1e-4)
@@ -131,7 +140,7 @@ def test_nearest_gradients(update):
     """Straight through to the features; commitment pulls features, the loss pulls codes."""
     latent = nearest_latent(update).eval()
     features = normal(3, 4, 2, 5).requires_grad_()
-    draw = latent(features, torch.empty(3, 0, 2, 5), None)
+    draw = latent.draw(features, torch.empty(3, 0, 2, 5), None)
     slope = normal(*draw.vectors.shape, seed=7)
     (straight,) = torch.autograd.grad((draw.vectors * slope).sum(), [features], retain_graph=True)
     assert torch.equal(straight, slope)
@@ -150,12 +159,12 @@ def test_codes_move_by_averages_while_training_only():
     latent, features = nearest_latent("ema"), normal(3, 4, 2, 5)
     before = latent.codebook.means.clone()
     latent.eval()
-    latent(features, torch.empty(3, 0, 2, 5), None)
+    latent.draw(features, torch.empty(3, 0, 2, 5), None)
     assert torch.equal(latent.codebook.means, before)
     latent.train()
-    codes = latent(features, torch.empty(3, 0, 2, 5), WARM).codes
-    rows = channels_last(features)[codes == codes[0, 0, 0]]
-    k = codes[0, 0, 0]
+    codes = latent.draw(features, torch.empty(3, 0, 2, 5), WARM).codes
+    k = codes[0, 0, 0, 0]
+    rows = channels_last(features)[codes.squeeze(-1) == k]
     expected = (0.9 * before[k] + 0.1 * rows.sum(0)) / (0.9 + 0.1 * len(rows))
     torch.testing.assert_close(latent.codebook.means[k], expected, atol=1e-4, rtol=1e-4)
 
@@ -163,8 +172,8 @@ def test_codes_move_by_averages_while_training_only():
 def test_vectors_are_looked_up_before_the_codes_move():
     latent, features = nearest_latent("ema"), normal(3, 4, 2, 5)
     before = latent.codebook.means.detach().clone()
-    draw = latent.train()(features, torch.empty(3, 0, 2, 5), WARM)
-    expected = before[draw.codes].permute(0, 3, 1, 2)
+    draw = latent.train().draw(features, torch.empty(3, 0, 2, 5), WARM)
+    expected = before[draw.codes.squeeze(-1)].permute(0, 3, 1, 2)
     torch.testing.assert_close(draw.vectors, expected, atol=1e-6, rtol=1e-6)
     assert not torch.equal(latent.codebook.means, before)
 
@@ -173,7 +182,7 @@ def test_a_loss_can_be_differentiated_after_a_dead_code_has_moved():
     latent = nearest_latent("loss", dead_code_threshold=5.0).train()
     features = normal(3, 4, 2, 5).requires_grad_()
     latent.average.counts.zero_()
-    draw = latent(features, torch.empty(3, 0, 2, 5), WARM)
+    draw = latent.draw(features, torch.empty(3, 0, 2, 5), WARM)
     (draw.vectors.square().sum() + draw.vq_loss.sum()).backward()
     assert features.grad.isfinite().all() and latent.codebook.means.grad.isfinite().all()
 
@@ -190,11 +199,11 @@ def test_nearest_samples_are_uniform_over_the_codes():
 @pytest.mark.parametrize("learnt", [False, True])
 @pytest.mark.parametrize("temperature", [None, WARM])
 def test_gaussian_draws(learnt, temperature):
-    latent = GaussianLatent(3, learnt)
+    latent = GaussianLatent(3, learnt_prior=learnt)
     assert (latent.posterior_size, latent.vector_size) == (6, 3)
     assert latent.prior_size == (6 if learnt else 0)
     posterior, prior = normal(2, 6, 4, 5), normal(2, latent.prior_size, 4, 5, seed=1)
-    draw = latent(posterior, prior, temperature)
+    draw = latent.draw(posterior, prior, temperature)
     q = Independent(Normal(posterior[:, :3], posterior[:, 3:].exp()), 0)
     zeros = torch.zeros(2, 3, 4, 5)
     p = Normal(prior[:, :3], prior[:, 3:].exp()) if learnt else Normal(zeros, zeros + 1)
@@ -207,15 +216,15 @@ def test_gaussian_draws(learnt, temperature):
 
 
 def test_gaussian_draws_have_the_posterior_s_mean_and_spread():
-    latent = GaussianLatent(1, False)
+    latent = GaussianLatent(1, learnt_prior=False)
     posterior = torch.tensor([2.0, -1.0]).view(1, 2, 1, 1).expand(20_000, -1, -1, -1)
     torch.manual_seed(0)
-    z = latent(posterior, torch.empty(20_000, 0, 1, 1), None).vectors.flatten()
+    z = latent.draw(posterior, torch.empty(20_000, 0, 1, 1), None).vectors.flatten()
     assert stats.kstest(z.numpy(), stats.norm(2, math.exp(-1)).cdf).pvalue > 1e-3
 
 
 def test_gaussian_samples_follow_prior_and_temperature():
-    latent = GaussianLatent(1, True)
+    latent = GaussianLatent(1, learnt_prior=True)
     prior = torch.tensor([2.0, -1.0]).view(1, 2, 1, 1).expand(20_000, -1, -1, -1)
     assert (latent.sample(prior, 0.0) == 2).all()
     torch.manual_seed(0)
@@ -224,24 +233,24 @@ def test_gaussian_samples_follow_prior_and_temperature():
 
 
 def test_extreme_standard_deviations_stay_finite():
-    latent = GaussianLatent(1, True)
+    latent = GaussianLatent(1, learnt_prior=True)
     posterior = torch.tensor([0.0, 500.0]).view(1, 2, 1, 1)
-    draw = latent(posterior, -posterior, None)
+    draw = latent.draw(posterior, -posterior, None)
     assert draw.kl.isfinite().all() and draw.log_ratio.isfinite().all()
 
 
-@pytest.mark.parametrize("kind", ["codebook", "nearest", "gaussian"])
+@pytest.mark.parametrize("kind", ["relaxed", "nearest", "gaussian"])
 def test_formulas_stay_in_float32_under_autocast(kind):
     latent = {
-        "codebook": codebook_latent(),
+        "relaxed": relaxed_latent(),
         "nearest": nearest_latent().eval(),
-        "gaussian": GaussianLatent(4, True),
+        "gaussian": GaussianLatent(4, learnt_prior=True),
     }[kind]
     posterior = normal(2, latent.posterior_size, 2, 2).bfloat16()
     prior = normal(2, latent.prior_size, 2, 2, seed=1).bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
-        draw = latent(posterior, prior, None)
-    exact = latent(posterior.float(), prior.float(), None)
+        draw = latent.draw(posterior, prior, None)
+    exact = latent.draw(posterior.float(), prior.float(), None)
     assert draw.kl.dtype == torch.float32 and draw.log_ratio.dtype == torch.float32
     torch.testing.assert_close(draw.kl, exact.kl)
 
@@ -249,7 +258,111 @@ def test_formulas_stay_in_float32_under_autocast(kind):
 def test_what_a_decoder_sees_is_exactly_a_code():
     latent = nearest_latent()
     features = normal(3, 4, 5, 5).requires_grad_()
-    draw = latent(features, torch.empty(3, 0, 5, 5), WARM)
+    draw = latent.draw(features, torch.empty(3, 0, 5, 5), WARM)
     assert torch.equal(draw.vectors, latent.lookup(draw.codes))
     (gradient,) = torch.autograd.grad(draw.vectors.sum(), features)
     assert (gradient == 1).all()
+
+
+# What all latents that are symbols have: at every position G of them, with K values each.
+
+SYMBOLS = {
+    **{f"relaxed-{prior}": lambda prior=prior: relaxed_latent(prior, K=3) for prior in PRIORS},
+    "stochastic": lambda: stochastic_latent(K=3),
+    "nearest": lambda: nearest_latent(K=3).eval(),
+    "binary-learnt": lambda: BinaryLatent(4, learnt_prior=True),
+    "binary-fair": lambda: BinaryLatent(4, learnt_prior=False),
+}
+each_kind_of_symbol = pytest.mark.parametrize("make", SYMBOLS.values(), ids=SYMBOLS)
+
+
+def parameters_of(latent, B=3, H=2, W=5):
+    """Of a posterior and of a prior."""
+    posterior = normal(B, latent.posterior_size, H, W)
+    return posterior, normal(B, latent.prior_size, H, W, seed=1)
+
+
+def all_symbols(latent):
+    """Every state of a position: int64 (K^G, G)."""
+    states = itertools.product(range(latent.values), repeat=latent.symbols)
+    return torch.tensor(list(states))
+
+
+def log_of_states(latent, table):
+    """Log-probabilities (B, H, W, G, K) -> those of all states of a position (K^G, B, H, W)."""
+    rows = [
+        sum(table[..., symbol, value] for symbol, value in enumerate(state))
+        for state in all_symbols(latent).tolist()
+    ]
+    return torch.stack(rows)
+
+
+@each_kind_of_symbol
+def test_every_symbol_has_a_posterior_and_a_prior(make):
+    latent = make()
+    posterior, prior = parameters_of(latent)
+    for table in (latent.log_posterior(posterior), latent.log_prior(prior)):
+        assert table.shape == (3, 2, 5, latent.symbols, latent.values)
+        assert table.dtype == torch.float32
+        torch.testing.assert_close(table.exp().sum(-1), torch.ones(table.shape[:-1]))
+
+
+def test_bits_are_symbols_of_two_values():
+    latent = BinaryLatent(4, learnt_prior=True)
+    assert (latent.symbols, latent.values, latent.vector_size) == (4, 2, 4)
+    logits, _ = parameters_of(latent)
+    one = latent.log_posterior(logits)[..., 1].exp()  # code 1 is the bit +1
+    torch.testing.assert_close(one, channels_last(logits).sigmoid())
+    bits = latent.lookup(torch.tensor([[[[0, 1, 1, 0]]]]))
+    assert bits.flatten().tolist() == [-1, 1, 1, -1]
+
+
+@each_kind_of_symbol
+def test_kl_of_symbols_is_the_sum_over_all_states(make):
+    latent = make()
+    posterior, prior = parameters_of(latent)
+    log_q = log_of_states(latent, latent.log_posterior(posterior))
+    log_p = log_of_states(latent, latent.log_prior(prior))
+    terms = log_q.exp() * (log_q - log_p)
+    exact = torch.where(log_q > -math.inf, terms, 0.0).sum(0)  # 0 log 0 = 0
+    for temperature in (None, WARM):
+        kl = latent.draw(posterior, prior, temperature).kl
+        torch.testing.assert_close(kl, exact, atol=1e-5, rtol=1e-5)
+
+
+@each_kind_of_symbol
+def test_draws_of_symbols_are_looked_up_and_weighed(make):
+    latent = make()
+    posterior, prior = parameters_of(latent)
+    draw = latent.draw(posterior, prior, None)
+    assert draw.codes.dtype == torch.int64 and draw.codes.shape == (3, 2, 5, latent.symbols)
+    assert torch.equal(draw.vectors, latent.lookup(draw.codes))
+    log_q, log_p = (
+        table.gather(-1, draw.codes.unsqueeze(-1)).flatten(1).sum(1)
+        for table in (latent.log_posterior(posterior), latent.log_prior(prior))
+    )
+    torch.testing.assert_close(draw.log_ratio, log_p - log_q, atol=1e-4, rtol=1e-5)
+    if draw.prior_entropy is not None:
+        log_p = log_of_states(latent, latent.log_prior(prior))
+        entropy = -(log_p.exp() * log_p).sum(0)
+        torch.testing.assert_close(draw.prior_entropy, entropy, atol=1e-5, rtol=1e-5)
+    assert (draw.prior_entropy is None) == isinstance(latent, NearestLatent)
+
+
+@each_kind_of_symbol
+def test_looking_up_codes_and_finding_them_again_are_inverse(make):
+    latent = make()
+    codes = all_symbols(latent).view(1, -1, 1, latent.symbols)  # every state, one above the other
+    vectors = latent.lookup(codes)
+    assert vectors.shape == (1, latent.vector_size, codes.shape[1], 1)
+    assert torch.equal(latent.codes_of(vectors), codes)
+    assert torch.equal(latent.lookup(latent.codes_of(vectors)), vectors)
+    assert len(channels_last(vectors).flatten(0, 2).unique(dim=0)) == codes.shape[1]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in SYMBOLS if kind != "nearest"])
+def test_samples_of_symbols_at_temperature_zero_are_the_prior_s_mode(kind):
+    latent = SYMBOLS[kind]()
+    _, prior = parameters_of(latent)
+    mode = latent.log_prior(prior).argmax(-1)
+    assert torch.equal(latent.sample(prior, 0.0), latent.lookup(mode))

@@ -15,11 +15,12 @@ from rrvqlib import evaluate
 from rrvqlib.models import build
 from rrvqlib.nets.convolutions import ResidualBlock, rescale
 from rrvqlib.optimisation.schedules import Plateau
-from rrvqlib.optimisation.trainer import train
+from rrvqlib.optimisation.training import train
 from rrvqlib.paper import OPEN, STATED
 from rrvqlib.runs import RUNS
 from rrvqlib.runs.folder import images_of, open_images, open_model
 from rrvqlib.runs.scoring import score
+from rrvqlib.settings import changed, flattened
 from tools.recipe_page import PAGE, page
 
 PAIRS = [(row, name) for row in (*STATED, *OPEN) for name in RUNS if row.is_about(name)]
@@ -27,8 +28,8 @@ PAIRS = [(row, name) for row in (*STATED, *OPEN) for name in RUNS if row.is_abou
 
 @pytest.mark.parametrize(("row", "name"), PAIRS, ids=lambda x: x if isinstance(x, str) else "")
 def test_a_run_has_the_settings_of_every_row_about_it(row, name):
-    config = RUNS[name].config
-    assert {key: getattr(config, key) for key in row.settings} == row.settings
+    settings = flattened(RUNS[name].settings)
+    assert {key: settings.get(key) for key in row.settings} == row.settings
 
 
 def test_no_row_is_idle_and_every_run_of_the_paper_has_rows():
@@ -51,45 +52,46 @@ def test_two_rows_do_not_contradict_each_other():
 
 def test_settings_of_the_paper_s_runs_are_stated_or_listed_as_open_or_play_no_part():
     """What makes a run is in one of the tables, so that no choice of ours hides."""
-    elsewhere = {  # not of the recipe, or without effect on these runs
-        "network", "codebook_update", "commitment", "codebook_decay", "dead_code_threshold", "samples",
-        "second_stage", "prior_channels", "prior_blocks", "data_dir", "seed", "start_from",
-        "max_skipped", "save_every", "iw_k", "iw_images", "device", "compile", "cuda_graphs",
-        "channels_last", "grad_accumulation", "image_size", "components",
-        "seconds", "weights_dtype", "shard_mb",
-    }  # fmt: skip
+    elsewhere = set(  # not of the recipe, or without effect on these runs
+        "second_stage data_dir seed start_from max_skipped save_every iw_k iw_images device compile"
+        " cuda_graphs channels_last grad_accumulation image_size seconds weights_dtype"
+        " shard_mb".split()
+    )
     for name in (name for name in RUNS if name.endswith("-paper")):
         said = {k for row in (*STATED, *OPEN) if row.is_about(name) for k in row.settings}
-        missing = set(vars(RUNS[name].config)) - said - elsewhere
+        settings = RUNS[name].settings
+        missing = flattened(settings).keys() - settings.idle().keys() - said - elsewhere
         assert not missing, (name, missing)
+
+
+def epochs(settings):
+    """Of a run that is evaluated after each."""
+    return settings.schedule.steps / settings.evaluation.eval_every
 
 
 def test_variants_change_one_thing():
     for name, run in RUNS.items():
         if name.endswith("-paper-as-printed"):
-            base = RUNS[name.removesuffix("-as-printed")].config
-            assert run.config == changed(base, covariance="as_printed")
+            base = RUNS[name.removesuffix("-as-printed")].settings
+            assert run.settings == changed(base, covariance="as_printed")
         if name.endswith("-paper-validated"):
-            base = RUNS[name.removesuffix("-validated")].config
-            assert run.config.select_on == "validation" and "test" not in run.expect
-            epochs = base.steps / base.eval_every
-            assert run.config.steps == epochs * run.config.eval_every  # as many epochs, smaller
-            times = {
-                n: getattr(base, n) for n in ("select_on", "steps", "eval_every", "save_every")
-            }
-            assert changed(run.config, **times) == base
+            base = RUNS[name.removesuffix("-validated")].settings
+            assert run.settings.data.select_on == "validation" and "test" not in run.expect
+            assert epochs(run.settings) == epochs(base)  # as many, smaller
+            names = ("select_on", "steps", "eval_every", "save_every")
+            assert changed(run.settings, **{n: flattened(base)[n] for n in names}) == base
 
 
 def test_epochs_are_those_of_the_official_sizes():
     # By hand: 50,000 images are 781 whole batches of 64, 500 epochs of which are 390,500 steps.
-    assert RUNS["cifar10-l32-paper"].config.steps == 390_500
-    assert RUNS["svhn-l32-paper"].config.steps == 572_000  # 73,257
-    assert RUNS["celeba-l32-paper"].config.steps == 456_480  # 162,770 and 19,867 for validation
+    # SVHN has 73,257, CelebA 162,770 and 19,867 for validation.
+    steps = {"cifar10": 390_500, "svhn": 572_000, "celeba": 456_480}
+    assert {n: RUNS[f"{n}-l32-paper"].settings.schedule.steps for n in steps} == steps
 
 
 def test_the_rate_of_the_paper_s_run_falls_after_twenty_epochs_without_progress():
-    config = RUNS["cifar10-l32-paper"].config
-    plateau = Plateau(config.lr, config.lr_min, config.plateau_patience)
+    schedule = RUNS["cifar10-l32-paper"].settings.schedule
+    plateau = Plateau(schedule.lr, schedule.lr_min, schedule.plateau_patience)
     plateau.note(5.0)
     found = []
     for _ in range(14 * 20):
@@ -102,8 +104,8 @@ def test_the_rate_of_the_paper_s_run_falls_after_twenty_epochs_without_progress(
 
 def test_a_run_that_selects_on_test_trains_on_all_others_and_says_so(tmp_path):
     dataset = write_images(tmp_path / "images.npz", train=40, test=12)
-    config = changed(TINY, dataset=dataset, select_on="test", iw_k=0, eval_images=0)
-    results = train(config, tmp_path, "tiny", show_progress=False)
+    settings = changed(TINY, dataset=dataset, select_on="test", iw_k=0, eval_images=0)
+    results = train(settings, tmp_path, "tiny", show_progress=False)
     run = json.loads((tmp_path / "run.json").read_text())
     assert run["split_sizes"] == {"train": 40, "valid": 12, "test": 12}
     assert "SELECTS ON TEST" in run["dataset_description"]
@@ -111,9 +113,9 @@ def test_a_run_that_selects_on_test_trains_on_all_others_and_says_so(tmp_path):
     # The scores that are watched are those of the test images, with the weights' average.
     last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["valid_bits_per_dim"] == pytest.approx(results["test_bits_per_dim"], abs=1e-9)
-    others = images_of(changed(config, select_on="validation"))
+    others = images_of(changed(settings, select_on="validation"))
     assert [len(others[split]) for split in ("train", "valid", "test")] == [36, 4, 12]
-    joined = images_of(config)
+    joined = images_of(settings)
     assert torch.equal(joined.train, torch.cat([others.train, others.valid]))  # official order
     arguments = evaluate.make_parser().parse_args([str(tmp_path), "--split", "valid"])
     images, _ = open_images(arguments, open_model(arguments))  # the folder knows its own images
@@ -123,9 +125,13 @@ def test_a_run_that_selects_on_test_trains_on_all_others_and_says_so(tmp_path):
 # What is in the code and not in a setting, on a small model of the same kind.
 
 SMALL = changed(
-    RUNS["cifar10-l5-rrvq-paper"].config, channels=4, codebook_size=(6,), embedding_dim=3, blocks=2,
+    RUNS["cifar10-l5-rrvq-paper"].settings.model,
+    channels=4,
+    codebook_size=(6,),
+    embedding_dim=3,
+    blocks=2,
     ladder_blocks=1,
-).model  # fmt: skip
+)
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +223,7 @@ CHECKS = {
     "rrvqlib.nets.convolutions.ResidualBlock": decoder_blocks_are_transposed,
     "rrvqlib.nets.convolutions.rescale": identity_is_rescaled,
     "rrvqlib.nets.convolutions.Projection": straps_upscale,
-    "rrvqlib.nets.decoder.TopDownLayer": embeddings_are_sums,
+    "rrvqlib.models.top_down.TopDownLayer": embeddings_are_sums,
     "rrvqlib.nets.convolutions.weight_normed": all_convolutions_are_weight_normed,
     "rrvqlib.latents.RelaxedLatent": codebooks_are_shared_by_prior_and_posterior,
 }

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from helpers import TINY
+from PIL import Image
 
 from rrvqlib.errors import UserError
 from rrvqlib.models import build

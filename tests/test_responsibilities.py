@@ -14,15 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
-from rrvqlib.latents.codebook import COVARIANCES, Codebook, nearest_codes
+from helpers import COVARIANCES, normal
+
+from rrvqlib.latents.codebook import Codebook, nearest_codes
 from rrvqlib.latents.responsibilities import log_nearest, log_relaxed, log_responsibilities
 
 EXACT = settings(derandomize=True, deadline=None, max_examples=30)
 QUANTISERS = (log_nearest, log_relaxed, log_responsibilities)
-
-
-def normal(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def codebook_of(means, log_variances=None, covariance="isotropic"):
@@ -161,11 +159,11 @@ def test_autocast_to_bfloat16_changes_nothing(quantiser, covariance):
     assert torch.equal(found, quantiser(features.float(), codebook))
 
 
+@pytest.mark.parametrize("covariance", COVARIANCES)
 @pytest.mark.parametrize("quantiser", QUANTISERS)
-def test_features_of_the_wrong_size_are_refused(quantiser):
-    for covariance in COVARIANCES:
-        with pytest.raises(ValueError, match="features have D=4, the codebook has D=3"):
-            quantiser(normal(5, 4), Codebook(6, 3, covariance))
+def test_features_of_the_wrong_size_are_refused(quantiser, covariance):
+    with pytest.raises(ValueError, match="features have D=4, the codebook has D=3"):
+        quantiser(normal(5, 4), Codebook(6, 3, covariance))
 
 
 def test_nearest_is_one_hot_on_the_nearest_code():
@@ -178,11 +176,11 @@ def test_nearest_is_one_hot_on_the_nearest_code():
     assert torch.equal(posterior.argmax(-1), nearest_codes(features, codebook.means))
 
 
-def test_far_from_equal_codes_the_widest_wins_and_near_them_the_narrowest():
+@pytest.mark.parametrize(("radius", "winner"), [(0.1, 0), (20.0, 1)])
+def test_far_from_equal_codes_the_widest_wins_and_near_them_the_narrowest(radius, winner):
     codebook = codebook_of(torch.zeros(2, 32), torch.tensor([0.5, 2.0]).log())
     direction = torch.nn.functional.normalize(normal(32), dim=0)
-    for radius, winner in ((0.1, 0), (20.0, 1)):
-        assert log_responsibilities(radius * direction, codebook).argmax() == winner
+    assert log_responsibilities(radius * direction, codebook).argmax() == winner
 
 
 @pytest.mark.parametrize(

@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
+from helpers import lively, random_images
+
 from rrvqlib.latents import NearestLatent
 from rrvqlib.latents.binary import BinaryLatent, trapezoid_bits
 from rrvqlib.latents.codebook import Codebook
 from rrvqlib.latents.responsibilities import log_responsibilities
 from rrvqlib.models import build
 from rrvqlib.models.code_priors import UnusedCodes
-from rrvqlib.objectives import RIVALS, estimators
-from rrvqlib.objectives.elbo import training_loss
-from rrvqlib.settings.flat import changed
-from rrvqlib.settings.model import ModelSettings
+from rrvqlib.objectives import leave_one_out, training_loss, vimco
+from rrvqlib.settings import ModelSettings, changed
 
 LOGITS = torch.tensor([0.3, -1.0, 0.8, 0.1], dtype=torch.float64)  # of q(z), four states
 VALUES = torch.tensor([-1.0, 2.0, 0.5, -3.0], dtype=torch.float64)  # log p(x, z)
@@ -35,14 +35,14 @@ def expected_gradient(surrogate, M):
 def test_leave_one_out_is_unbiased_for_the_mean(M):
     logits = LOGITS.clone().requires_grad_()
     (exact,) = torch.autograd.grad((logits.softmax(0) * VALUES).sum(), logits)
-    torch.testing.assert_close(expected_gradient(estimators.leave_one_out, M), exact)
+    torch.testing.assert_close(expected_gradient(leave_one_out, M), exact)
 
 
 def test_a_baseline_that_sees_its_own_sample_is_biased():
     def wrong(f, log_q):
         return ((f - f.mean(0)) * log_q).mean(0)
 
-    right = expected_gradient(estimators.leave_one_out, 3)
+    right = expected_gradient(leave_one_out, 3)
     torch.testing.assert_close(expected_gradient(wrong, 3), right * (1 - 1 / 3))
 
 
@@ -53,42 +53,41 @@ def test_vimco_is_unbiased_for_the_importance_weighted_bound(M):
     log_q = logits.log_softmax(0)[tuples]
     bound = (VALUES[tuples] - log_q).exp().mean(0).log()
     (exact,) = torch.autograd.grad((log_q.sum(0).exp() * bound).sum(), logits)
-    estimate = expected_gradient(lambda f, log_q: estimators.vimco(f - log_q, log_q), M)
+    estimate = expected_gradient(lambda f, log_q: vimco(f - log_q, log_q), M)
     torch.testing.assert_close(estimate, exact)
 
 
 def test_vimco_returns_the_bound_itself():
     log_weights = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
-    bound = estimators.vimco(log_weights, torch.zeros(5, 3))
+    bound = vimco(log_weights, torch.zeros(5, 3))
     torch.testing.assert_close(bound, log_weights.exp().mean(0).log())
 
 
-@pytest.mark.parametrize("estimate", [estimators.leave_one_out, estimators.vimco])
+@pytest.mark.parametrize("estimate", [leave_one_out, vimco])
 def test_one_sample_is_refused(estimate):
     with pytest.raises(ValueError, match="2 or more"):
         estimate(torch.zeros(1, 3), torch.zeros(1, 3))
 
 
-ONE_BIT = changed(ModelSettings(),
-    image_size=2, pyramid=(1,), codebook_size=(3,), embedding_dim=2, channels=3, model="one-layer", objective="leave-one-out",
-    codebook_init="unit", num_samples=3,
-)  # fmt: skip
+ONE_CODE = changed(
+    ModelSettings(),
+    model="one-layer",
+    image_size=2,
+    pyramid=(1,),
+    codebook_size=(3,),
+    embedding_dim=2,
+    channels=3,
+    objective="leave-one-out",
+    codebook_init="unit",
+    num_samples=3,
+)
 IMAGE = torch.tensor([10, 200, 30, 90, 255, 0, 70, 12, 130, 140, 5, 66], dtype=torch.uint8)
-
-
-def lively(config):
-    torch.manual_seed(1)
-    model = build(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.5 * torch.randn_like(parameter))
-    return model
 
 
 def exact_bound(model, image, M):
     """The ELBO (M = 1) or the bound of M samples, by a sum over all codes."""
-    log_q = model.latent.log_posterior(model.encoder(image / 256 - 0.5))[0, 0, 0]  # (K,)
-    means = model.decoder(model.latent.lookup(torch.arange(3).view(3, 1, 1)))
+    log_q = model.latent.log_posterior(model.encoder(image / 256 - 0.5))[0, 0, 0, 0]  # (K,)
+    means = model.decoder(model.latent.lookup(torch.arange(3).view(3, 1, 1, 1)))
     log_p = model.likelihood.log_prob(image.expand(3, -1, -1, -1), means) - torch.tensor(3.0).log()
     log_weights = log_p - log_q
     tuples = torch.tensor(list(itertools.product(range(3), repeat=M))).T
@@ -98,7 +97,7 @@ def exact_bound(model, image, M):
 
 @pytest.mark.parametrize(("name", "M"), [("leave-one-out", 1), ("vimco", 3)])
 def test_training_gradients_of_a_whole_model_agree_with_enumeration(name, M):
-    model = lively(changed(ONE_BIT, model=name))
+    model = lively(changed(ONE_CODE, objective=name), seed=1).train()
     image = IMAGE.view(1, 3, 2, 2)
     parameters = [p for p in model.parameters() if p.requires_grad]
     exact = torch.autograd.grad(exact_bound(model, image, M), parameters, allow_unused=True)
@@ -115,10 +114,10 @@ def test_training_gradients_of_a_whole_model_agree_with_enumeration(name, M):
         assert (error <= 5 * draws.std(0) / 30**0.5 + 2e-4 * (1 + truth.abs())).all()
 
 
-@pytest.mark.parametrize("name", RIVALS)
+@pytest.mark.parametrize("name", ["leave-one-out", "vimco"])
 def test_rivals_are_scored_as_the_relaxed_vq_vae_is(name):
-    rival = lively(changed(ONE_BIT, model=name))
-    twin = build(changed(ONE_BIT, model="one-layer"))
+    rival = lively(changed(ONE_CODE, objective=name), seed=1)
+    twin = build(changed(ONE_CODE, objective="elbo"))
     twin.load_state_dict(rival.state_dict())
     image = IMAGE.view(1, 3, 2, 2)
     scores = []
@@ -129,7 +128,7 @@ def test_rivals_are_scored_as_the_relaxed_vq_vae_is(name):
 
 
 def test_vimco_reports_its_bound_whatever_the_weight_of_the_kl():
-    model = lively(changed(ONE_BIT, model="one-layer", objective="vimco"))
+    model = lively(changed(ONE_CODE, objective="vimco"), seed=1).train()
     terms = model(IMAGE.view(1, 3, 2, 2), torch.ones(()))
     assert not terms.kl_maps[0].requires_grad
     bound = terms.elbo.detach()
@@ -174,11 +173,11 @@ def test_bits_are_plus_and_minus_one_and_as_frequent_as_they_should_be():
 @pytest.mark.parametrize("learnt", [True, False])
 def test_kl_and_log_ratio_of_bits(learnt):
     torch.manual_seed(0)
-    latent = BinaryLatent(4, learnt)
+    latent = BinaryLatent(4, learnt_prior=learnt)
     q, p = torch.randn(1, 4, 2, 2), torch.randn(1, 4 if learnt else 0, 2, 2)
     prior = Bernoulli(logits=p if learnt else torch.zeros_like(q))
     expected = kl_divergence(Bernoulli(logits=q), prior).sum(1)
-    many = latent(q.expand(20_000, -1, -1, -1), p.expand(20_000, -1, -1, -1), None)
+    many = latent.draw(q.expand(20_000, -1, -1, -1), p.expand(20_000, -1, -1, -1), None)
     torch.testing.assert_close(many.kl[:1], expected)
     ones = (many.vectors + 1) / 2
     log_ratio = (prior.log_prob(ones) - Bernoulli(logits=q).log_prob(ones)).flatten(1).sum(1)
@@ -188,7 +187,7 @@ def test_kl_and_log_ratio_of_bits(learnt):
 
 def test_bits_from_the_prior():
     torch.manual_seed(0)
-    latent = BinaryLatent(2, True)
+    latent = BinaryLatent(2, learnt_prior=True)
     logits = torch.tensor([-1.0, 3.0]).view(1, 2, 1, 1).expand(20_000, -1, -1, -1)
     share = (latent.sample(logits) > 0).float().mean((0, 2, 3))
     torch.testing.assert_close(share, torch.tensor([-1.0, 3.0]).sigmoid(), atol=0.015, rtol=0)
@@ -213,26 +212,40 @@ def test_one_shared_variance_is_a_temperature_of_the_distances():
 
 
 def test_two_levels_of_nearest_codes_pay_log_k_for_every_variable():
-    config = changed(ModelSettings(), image_size=8, pyramid=(4, 2), codebook_size=(5, 3), embedding_dim=2, channels=4,
-                         latent="nearest")  # fmt: skip
-    model = lively(config).eval()
-    assert all(isinstance(layer.latent, NearestLatent) for layer in model.decoder.layers)
-    terms = model(torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8))
+    settings = changed(
+        ModelSettings(),
+        image_size=8,
+        pyramid=(4, 2),
+        latent="nearest",
+        codebook_size=(5, 3),
+        embedding_dim=2,
+        channels=4,
+    )
+    model = lively(settings, seed=1)
+    assert all(isinstance(latent, NearestLatent) for latent in model.latents)
+    terms = model(random_images(2, 8))
     expected = torch.tensor([16.0, 4.0]) * torch.tensor([5.0, 3.0]).log()
     torch.testing.assert_close(terms.kl, expected.expand(2, -1))
     torch.testing.assert_close(terms.log_weight, terms.elbo)
 
 
 def test_sq_vae_pays_the_kl_of_two_gaussians_and_is_scored_without_it():
-    config = changed(ModelSettings(),
-        image_size=4, pyramid=(2,), codebook_size=(5,), embedding_dim=3, channels=4, model="one-layer",
-        latent="stochastic", relaxation="soft",
-    )  # fmt: skip
-    model = lively(config)
-    latent, images = model.latent, torch.randint(0, 256, (6, 3, 4, 4), dtype=torch.uint8)
+    settings = changed(
+        ModelSettings(),
+        model="one-layer",
+        image_size=4,
+        pyramid=(2,),
+        latent="stochastic",
+        codebook_size=(5,),
+        embedding_dim=3,
+        channels=4,
+        relaxation="soft",
+    )
+    model = lively(settings, seed=1).train()
+    latent, images = model.latent, random_images(6, 4)
     latent.codebook.raw_log_variances.data.fill_(-0.7)
     posterior, no_prior = torch.randn(6, 3, 2, 2), torch.empty(6, 0, 2, 2)
-    draw = latent(posterior, no_prior, torch.tensor(0.5))
+    draw = latent.draw(posterior, no_prior, torch.tensor(0.5))
     std = torch.tensor(-0.7).exp().sqrt()
     apart = kl_divergence(Normal(posterior, std), Normal(draw.vectors, std)).flatten(1).sum(1)
     torch.testing.assert_close(draw.vq_loss, apart)
@@ -241,7 +254,7 @@ def test_sq_vae_pays_the_kl_of_two_gaussians_and_is_scored_without_it():
     assert latent.codebook.raw_log_variances.grad < 0  # further apart than s: s should grow
     assert model(images, torch.tensor(0.5)).vq_loss is not None
     assert model(images).vq_loss is None  # the score knows nothing of it
-    twin = build(changed(config, covariance="isotropic"))
+    twin = build(changed(settings, latent="relaxed"))
     assert twin(images, torch.tensor(0.5)).vq_loss is None
 
 

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from helpers import lively, note_draws, random_images
+
 from rrvqlib.models import build
 from rrvqlib.runs.scoring import (
     batches,
@@ -16,8 +18,7 @@ from rrvqlib.runs.scoring import (
     score,
     seeded,
 )
-from rrvqlib.settings.flat import changed
-from rrvqlib.settings.model import ModelSettings
+from rrvqlib.settings import ModelSettings, changed
 
 HIERARCHY = changed(
     ModelSettings(),
@@ -36,20 +37,18 @@ MODELS = {
     "gaussian-hierarchy": changed(HIERARCHY, latent="gaussian"),
     "binary-hierarchy": changed(HIERARCHY, latent="binary"),
     "nearest-hierarchy": changed(HIERARCHY, latent="nearest"),
-    "vimco": changed(ONE_LAYER, model="one-layer", objective="vimco"),
+    "vimco": changed(ONE_LAYER, latent="relaxed", objective="vimco"),
     "vqvae": ONE_LAYER,
-    "relaxed-vqvae": changed(ONE_LAYER, model="one-layer"),
-    "spatial-vae": changed(ONE_LAYER, model="one-layer", latent="gaussian"),
+    "relaxed-vqvae": changed(ONE_LAYER, latent="relaxed"),
+    "spatial-vae": changed(ONE_LAYER, latent="gaussian"),
 }
-each_model = pytest.mark.parametrize("config", MODELS.values(), ids=MODELS.keys())
-IMAGES = torch.randint(
-    0, 256, (23, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
-)
+each_model = pytest.mark.parametrize("settings", MODELS.values(), ids=MODELS.keys())
+IMAGES = random_images(23, 8)
 
 
-def fresh(config):
+def fresh(settings):
     torch.manual_seed(0)
-    model = build(config)
+    model = build(settings)
     model.initialise(IMAGES)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -92,8 +91,8 @@ def test_seeded_leaves_the_global_random_numbers_alone():
 
 
 @each_model
-def test_a_score_is_the_mean_of_the_images_elbos(config):
-    model = fresh(config)
+def test_a_score_is_the_mean_of_the_images_elbos(settings):
+    model = fresh(settings)
     found = score(model, IMAGES, batch_size=23, seed=5)
     with torch.no_grad():
         torch.manual_seed(5)
@@ -115,8 +114,8 @@ def test_a_score_is_the_mean_of_the_images_elbos(config):
 
 
 @each_model
-def test_scores_are_repeatable_and_change_nothing(config):
-    model = fresh(config).train()
+def test_scores_are_repeatable_and_change_nothing(settings):
+    model = fresh(settings).train()
     state = {name: value.clone() for name, value in model.state_dict().items()}
     torch.manual_seed(1)
     expected = torch.rand(3)
@@ -134,14 +133,14 @@ def test_another_seed_draws_other_samples():
     assert score(model, IMAGES, seed=0) != score(model, IMAGES, seed=1)
 
 
-def test_a_deterministic_posterior_scores_the_same_at_any_batch_size():
+@pytest.mark.parametrize("size", [1, 7, 100])
+def test_a_deterministic_posterior_scores_the_same_at_any_batch_size(size):
     model = fresh(ONE_LAYER)
     first = score(model, IMAGES, batch_size=23)
-    for size in (1, 7, 100):
-        other = score(model, IMAGES, batch_size=size, seed=size)
-        assert other["bits_per_dim"] == pytest.approx(first["bits_per_dim"], rel=1e-6)
-        assert other["perplexity"] == pytest.approx(first["perplexity"])
-        assert other["codes_in_use"] == first["codes_in_use"]
+    other = score(model, IMAGES, batch_size=size, seed=size)
+    assert other["bits_per_dim"] == pytest.approx(first["bits_per_dim"], rel=1e-6)
+    assert other["perplexity"] == pytest.approx(first["perplexity"])
+    assert other["codes_in_use"] == first["codes_in_use"]
     assert first["kl_bits_per_dim"] == pytest.approx([16 * math.log2(5) / 192])
 
 
@@ -213,24 +212,16 @@ def test_device_of_a_model():
     assert device_of(build(HIERARCHY)) == torch.device("cpu")
 
 
-def test_prior_entropy_is_that_of_the_prior_s_distributions():
-    torch.manual_seed(0)
-    model = build(changed(HIERARCHY, top_prior="uniform")).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-    images = torch.randint(0, 256, (7, 3, 8, 8), dtype=torch.uint8)
+def test_prior_entropy_is_that_of_the_prior_s_distributions(monkeypatch):
+    model = lively(changed(HIERARCHY, top_prior="uniform"), by=0.3)
+    images = IMAGES[:7]
     found = score(model, images, batch_size=3)["prior_entropy_bits"]
     assert found[1] == pytest.approx(math.log2(3))  # uniform
-    lower, entropies = model.decoder.layers[0].latent, []
-
-    def note(_latent, inputs, draw):
-        logits = lower.log_prior(inputs[1])
-        entropies.append(torch.distributions.Categorical(logits=logits).entropy())
-
-    hook = lower.register_forward_hook(note)
+    noted = note_draws(model, monkeypatch)
     assert score(model, images, batch_size=3)["prior_entropy_bits"] == found
-    hook.remove()
+    lower = model.latents[0]
+    logits = [lower.log_prior(prior) for latent, _, prior in noted if latent is lower]
+    entropies = [torch.distributions.Categorical(logits=l).entropy() for l in logits]
     expected = torch.cat(entropies).mean().item() / math.log(2)
     assert found[0] == pytest.approx(expected, rel=1e-5)
     assert 0 < found[0] < math.log2(5)

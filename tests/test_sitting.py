@@ -13,11 +13,11 @@ import pytest
 from helpers import TINY, write_images
 
 from rrvqlib.errors import UserError
+from rrvqlib.models import load_model
 from rrvqlib.models.weights import weight_files
 from rrvqlib.runs import RUNS
-from rrvqlib.runs.checkpoint import load_model
-from rrvqlib.settings.flat import changed
-from rrvqlib.settings.run import NamedRun
+from rrvqlib.runs.checkpoint import CHECKPOINT
+from rrvqlib.settings import NamedRun, changed
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
@@ -52,7 +52,7 @@ def packed(out):
         archive.extractall(out / "unpacked", filter="data")
     for path in weight_files(out):
         (out / "unpacked" / path.name).write_bytes(path.read_bytes())
-    assert load_model(out / "unpacked").config == SLOW_START.model
+    assert load_model(out / "unpacked").settings == SLOW_START.model
     return {path.name for path in out.iterdir() if path.is_file()}, out / "unpacked"
 
 
@@ -66,13 +66,18 @@ def test_a_sitting_measures_chooses_trains_and_packs(tiny, tmp_path, capsys):
     sitting.main(["--plan", str(speed), *tiny, "--seconds", "10", "--out", str(out)])
     assert time.perf_counter() - started < 12
     names, records = packed(out)
-    assert names == {"model.safetensors", "samples.png", "reconstructions.png", "log.txt",
-                     "records.tar"}  # fmt: skip
+    assert names == {
+        "model.safetensors",
+        "samples.png",
+        "reconstructions.png",
+        "log.txt",
+        "records.tar",
+    }
     results = json.loads((records / "results.json").read_text())
     assert results["complete"] and results["n_test"] == 12
     settings = json.loads((records / "run.json").read_text())["settings"]
-    assert settings["batch_size"] == found["choice"]["batch_size"]
-    assert settings["lr"] == found["choice"]["lr"]
+    assert settings["optimisation"]["batch_size"] == found["choice"]["batch_size"]
+    assert settings["schedule"]["lr"] == found["choice"]["lr"]
     assert "bits/dim" in capsys.readouterr().out
     assert "attempt 0" in (out / "log.txt").read_text()
 
@@ -81,7 +86,8 @@ def test_without_a_measurement_it_trains_as_the_run_says(tiny, tmp_path):
     out = tmp_path / "out"
     sitting.main(["--plan", str(tmp_path / "none"), *tiny, "--seconds", "8", "--out", str(out)])
     settings = json.loads((packed(out)[1] / "run.json").read_text())["settings"]
-    assert settings["batch_size"] == TINY.batch_size and settings["lr"] == TINY.lr
+    assert settings["optimisation"]["batch_size"] == TINY.optimisation.batch_size
+    assert settings["schedule"]["lr"] == TINY.schedule.lr
 
 
 def test_a_loss_that_does_not_fall_starts_again_at_half_the_rate(tiny, tmp_path, monkeypatch):
@@ -89,7 +95,7 @@ def test_a_loss_that_does_not_fall_starts_again_at_half_the_rate(tiny, tmp_path,
 
     class Watch(sitting.Watch):
         def __call__(self, trainer, line):
-            seen.append(trainer.config.lr)
+            seen.append(trainer.settings.schedule.lr)
             if len(set(seen)) < 3:  # the first two rates are too high
                 line = {**line, "train_loss_bits_per_dim": float("nan")}
             super().__call__(trainer, line)
@@ -97,7 +103,8 @@ def test_a_loss_that_does_not_fall_starts_again_at_half_the_rate(tiny, tmp_path,
     monkeypatch.setattr(sitting, "Watch", Watch)
     out = tmp_path / "out"
     sitting.main(["--plan", "none", *tiny, "--seconds", "12", "--out", str(out)])
-    assert list(dict.fromkeys(seen)) == [TINY.lr, TINY.lr / 2, TINY.lr / 4]
+    lr = TINY.schedule.lr
+    assert list(dict.fromkeys(seen)) == [lr, lr / 2, lr / 4]
     assert json.loads((packed(out)[1] / "results.json").read_text())["complete"]
 
 
@@ -121,7 +128,7 @@ def test_what_counts_as_falling(tmp_path, monkeypatch):
     monkeypatch.setattr(sitting, "pack", lambda *_: None)
 
     class Fake:
-        evaluated, out, config = None, tmp_path, TINY
+        evaluated, out, settings = None, tmp_path, TINY
 
     watch = sitting.Watch(tmp_path, 390.0)
     for now[0], loss in ((20.0, 8.0), (39.0, 8.2), (60.0, 7.0), (200.0, 5.0)):
@@ -138,15 +145,15 @@ def test_the_choice_is_the_smallest_batch_near_the_best():
         return {"batch_size": batch, "images_per_second": rate, **way, **more}
 
     rows = [row(128, 6000), row(256, 9000), row(512, 10_000), row(128, 2000, recorded=False)]
-    config = RUNS["cifar10-l32-c64"].config
-    choice = sitting.choose(config, rows)
+    settings = RUNS["cifar10-l32-c64"].settings
+    choice = sitting.choose(settings, rows)
     assert choice["batch_size"] == 256 and choice["recorded"]
-    assert choice["lr"] == pytest.approx(config.lr * 2**0.5, abs=1e-6)
+    assert choice["lr"] == pytest.approx(settings.schedule.lr * 2**0.5, abs=1e-6)
     failed = {**row(256, 0), "failed": "x", "compiled": True}
     del failed["images_per_second"]
-    assert sitting.choose(config, [*rows, failed]) == choice
-    assert sitting.choose(config, [*rows, row(256, 14_000, compiled=True)])["compiled"]
-    assert sitting.choose(config, [failed]) is None
+    assert sitting.choose(settings, [*rows, failed]) == choice
+    assert sitting.choose(settings, [*rows, row(256, 14_000, compiled=True)])["compiled"]
+    assert sitting.choose(settings, [failed]) is None
 
 
 def test_a_measurement_that_takes_too_long_is_cut_off():
@@ -156,30 +163,39 @@ def test_a_measurement_that_takes_too_long_is_cut_off():
     assert time.perf_counter() - started < 5
 
 
+# Stage -> what is there, in the folder of the test, when it has begun.
+STAGES = {
+    "start": "out/log.txt",
+    "training": "out/records.tar",  # from its first evaluation on there is a model
+    "scoring": f"tmp*/{CHECKPOINT}",  # of a sitting it is written when training is done
+}
+
+
 @pytest.mark.parametrize(
-    ("kill", "after"),
+    ("kill", "stage"),
     [
-        (signal.SIGKILL, 0.0),
-        (signal.SIGKILL, 3.0),
-        (signal.SIGKILL, 6.5),  # while scoring
-        (signal.SIGTERM, 0.5),
-        (signal.SIGTERM, 3.0),
+        (signal.SIGKILL, "start"),
+        (signal.SIGKILL, "training"),
+        (signal.SIGKILL, "scoring"),
+        (signal.SIGTERM, "start"),
+        (signal.SIGTERM, "training"),
     ],
 )
-def test_a_sitting_killed_at_any_stage_leaves_what_it_had(kill, after, tmp_path):
+def test_a_sitting_killed_at_any_stage_leaves_what_it_had(kill, stage, tmp_path):
     dataset = write_images(tmp_path / "images.npz", train=100)
     out = tmp_path / "out"
     program = PROGRAM.format(tests=str(ROOT / "tests"), root=str(ROOT), tools=str(ROOT / "tools"))
+    command = [sys.executable, "-c", program, "--plan", "none", "--run", "tiny"]
     process = subprocess.Popen(
-        [sys.executable, "-c", program, "--plan", "none", "--run", "tiny", "--dataset", dataset,
-         "--seconds", "8", "--out", str(out)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        [*command, "--dataset", dataset, "--seconds", "8", "--out", str(out)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
         env={**os.environ, "TMPDIR": str(tmp_path)},
-    )  # fmt: skip
-    while not (out / "log.txt").exists():
+    )
+    while not list(tmp_path.glob(STAGES[stage])):
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.02)
-    time.sleep(after)
     process.send_signal(kill)
     _, errors = process.communicate(timeout=60)
     assert "Traceback" not in errors
@@ -188,6 +204,7 @@ def test_a_sitting_killed_at_any_stage_leaves_what_it_had(kill, after, tmp_path)
         assert {"log.txt", "model.safetensors"} <= names
         assert (records / "metrics.jsonl").exists()
     else:
-        assert after < 3  # from its first evaluation on there is a model
-    if kill == signal.SIGTERM and process.returncode == 143 and after >= 3.0:
+        assert stage == "start"
+    if kill == signal.SIGTERM and stage == "training":
+        assert process.returncode == 143
         assert json.loads((packed(out)[1] / "results.json").read_text())["complete"] is False

@@ -15,18 +15,20 @@ from rrvqlib.objectives.elbo import bits_per_dim, training_loss
 from rrvqlib.optimisation import step as step_module
 from rrvqlib.optimisation.adamax import Adam, AdaMax
 from rrvqlib.optimisation.flat import learning_groups
+from rrvqlib.optimisation.order import epoch_order
 from rrvqlib.optimisation.recording import recorded
-from rrvqlib.optimisation.schedules import epoch_order, kl_weight_at, lr_factor_at, temperature_at
+from rrvqlib.optimisation.schedules import kl_weight_at, lr_factor_at, temperature_at
 from rrvqlib.optimisation.step import Step
-from rrvqlib.optimisation.trainer import seed_step
 from rrvqlib.runs import pictures
 from rrvqlib.runs.scoring import score
+from rrvqlib.settings import changed
 
+SECOND = {"start_from": "given", "prior_channels": 4, "prior_blocks": 1}
 KINDS = {
     "rrvq": {"decoder_input": "concat"},
     "table-g1": {"ladder_blocks": 1, "top_prior": "uniform", "covariance": "diagonal"},
     "direct, as printed": {"prior": "direct", "covariance": "as_printed", "free_nats": 0.05},
-    "soft, accumulated": {"sample": "soft", "grad_accumulation": 2},
+    "soft, accumulated": {"relaxation": "soft", "grad_accumulation": 2},
     "gaussian": {"latent": "gaussian"},
     "mixture": {"likelihood": "mixture", "components": 2},
     "logistic-pixel": {"likelihood": "logistic-pixel", "latent": "gaussian"},
@@ -34,16 +36,14 @@ KINDS = {
     "nearest": {"latent": "nearest"},
     "vqvae": VQVAE,
     "vqvae by loss": {**VQVAE, "codebook_update": "loss"},
-    "relaxed-vqvae": {"model": "one-layer", "pyramid": (4,), "covariance": "shared"},
+    "sq-vae": {"model": "one-layer", "latent": "stochastic", "pyramid": (4,)},
     "mlp": {"model": "one-layer", "pyramid": (2,), "network": "mlp", "covariance": "fixed"},
     "spatial-vae": {"model": "one-layer", "latent": "gaussian", "pyramid": (4,)},
     "leave-one-out": {"model": "one-layer", "objective": "leave-one-out", "pyramid": (4,)},
     "vimco": {"model": "one-layer", "objective": "vimco", "pyramid": (4,)},
-    "pixelcnn": {**VQVAE, "second_stage": "pixelcnn", "start_from": "given", "prior_channels": 4,
-                 "prior_blocks": 1},
-    "greedy": {"model": "one-layer", "pyramid": (4, 2), "second_stage": "greedy",
-               "start_from": "given", "prior_channels": 4, "prior_blocks": 1},
-}  # fmt: skip
+    "pixelcnn": {**VQVAE, "second_stage": "pixelcnn", **SECOND},
+    "greedy": {"model": "one-layer", "pyramid": (4, 2), "second_stage": "greedy", **SECOND},
+}
 every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
 
 
@@ -55,33 +55,35 @@ def images(tmp_path):
 # The step against torch's optimiser, clipping, schedules and average.
 
 
-def plain_training(config, model, images, steps):
+def plain_training(run_settings, model, images, steps):
     """Losses, weights and averages of a run, written plainly with torch's own pieces."""
+    settings, schedule = run_settings.optimisation, run_settings.schedule
     slow, fast = learning_groups(model)
-    groups = [{"params": slow}, {"params": fast, "lr": config.lr * config.codebook_lr_factor}]
-    optimizer = torch.optim.Adamax(groups, lr=config.lr)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor_at(step, config))
+    groups = [{"params": slow}, {"params": fast, "lr": schedule.lr * settings.codebook_lr_factor}]
+    optimizer = torch.optim.Adamax(groups, lr=schedule.lr)
+    rates = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor_at(step, schedule))
     average = AveragedModel(
         model,
         multi_avg_fn=lambda averages, current, count: torch._foreach_lerp_(
-            averages, current, 1 - min(config.ema, (1 + float(count)) / (10 + float(count)))
+            averages, current, 1 - min(settings.ema_decay, (1 + float(count)) / (10 + float(count)))
         ),
     )
-    order = epoch_order(config.seed, 0, len(images))
+    order = epoch_order(settings.seed, 0, len(images))
     losses = []
     for step in range(steps):
-        seed_step(config, step, 0)
-        batch = images[order[step * config.batch_size :][: config.batch_size]]
+        torch.manual_seed((settings.seed << 40) + (step << 8))
+        batch = images[order[step * settings.batch_size :][: settings.batch_size]]
         terms = model(
             batch.contiguous(memory_format=torch.channels_last),
-            torch.tensor(temperature_at(step, config)),
+            torch.tensor(temperature_at(step, schedule)),
         )
-        loss = bits_per_dim(-training_loss(terms, kl_weight_at(step, config)), config.dims)
+        nats = training_loss(terms, kl_weight_at(step, schedule))
+        loss = bits_per_dim(-nats, run_settings.model.dims)
         optimizer.zero_grad()
         loss.backward()
-        clip_grad_norm_(model.parameters(), config.max_grad_norm)
+        clip_grad_norm_(model.parameters(), settings.max_grad_norm)
         optimizer.step()
-        schedule.step()
+        rates.step()
         average.update_parameters(model)
         losses.append(loss.item())
     return losses, model.state_dict(), average.module.state_dict()
@@ -90,13 +92,13 @@ def plain_training(config, model, images, steps):
 @pytest.mark.parametrize("kind", ["rrvq", "table-g1", "gaussian", "vqvae by loss", "mlp"])
 def test_twenty_steps_equal_those_of_torchs_own_pieces_bit_for_bit(kind, tmp_path):
     dataset = write_images(tmp_path / "many.npz", train=240)
-    config = changed(TINY, dataset=dataset, steps=24, codebook_lr_factor=7.0, **KINDS[kind])
+    settings = changed(TINY, dataset=dataset, steps=24, codebook_lr_factor=7.0, **KINDS[kind])
     if kind == "vqvae by loss":
-        config = changed(config, dead_code_threshold=0.0)
-    run = trainer(config, tmp_path / "run")
-    other = build(config.model)
+        settings = changed(settings, dead_code_threshold=0.0)
+    run = trainer(settings, tmp_path / "run")
+    other = build(settings.model)
     other.load_state_dict(run.model.state_dict())
-    losses, weights, averages = plain_training(config, other, run.splits.train, 20)
+    losses, weights, averages = plain_training(settings, other, run.splits.train, 20)
     found = []
     for _ in range(20):
         run.step()
@@ -159,16 +161,16 @@ def test_a_skipped_step_changes_nothing_but_its_count(kind, spoilt, images, tmp_
 
 def made(kind, dataset, folder, device="cpu"):
     """A step of a model on few images."""
-    config = changed(TINY, dataset=dataset, **kind)
+    settings = changed(TINY, dataset=dataset, **kind)
     torch.manual_seed(0)
-    model = build(config.model)
+    model = build(settings.model)
     if device == "meta":
         model.to(device)
     images = torch.zeros(20, 3, 8, 8, dtype=torch.uint8, device=device)
     if device == "cpu":
         images = torch.randint(0, 256, images.shape, dtype=torch.uint8)
         model.initialise(images)
-    step = Step(model, images, config)
+    step = Step(model, images, settings)
     step.dials.set((1e-3, 2e-3), temperature=0.7, kl_weight=0.5)
     return step
 

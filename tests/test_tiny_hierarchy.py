@@ -13,7 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from rrvqlib.runs.checkpoint import load_model
+from rrvqlib.latents import of_codes
+from rrvqlib.models import load_model
+from rrvqlib.settings import changed
+from rrvqlib.settings.flat import changed
 
 ROOT = Path(__file__).resolve().parent.parent
 STATIC = ROOT / "book" / "_static"
@@ -58,6 +61,18 @@ def run_in_node(program, given):
     return json.loads(done.stdout)
 
 
+def decoded(model, codes):
+    """Codes of a picture, lists, l = 1 first -> mean, log-priors (H W, K), bits of each layer."""
+    state, log_priors, bits = model.decoder.top(1), [], []
+    for layer, row in zip(reversed(model.layers), reversed(codes), strict=True):
+        log_prior = layer.latent.log_prior(layer.prior(state))  # (1, H, W, 1, K)
+        chosen = torch.tensor(row).view(log_prior.shape[:-1])
+        state = layer.decode(state, layer.latent.lookup(chosen))
+        log_priors.append(log_prior.flatten(0, 3))
+        bits.append(-of_codes(log_prior, chosen).sum().item() / math.log(2))
+    return model.decoder.head(state), log_priors[::-1], bits[::-1]
+
+
 DECODE = """
 const model = page.load(globalThis.TINY_HIERARCHY);
 const results = given.map((codes) => {
@@ -80,24 +95,17 @@ def test_the_page_decodes_as_the_library_does(model, packed):
     pictures = packed["examples"] + [
         [
             torch.randint(K, (side**2,), generator=generator).tolist()
-            for K, side in zip(model.settings.codes_per_layer, model.settings.pyramid, strict=True)
+            for (_, K), side in zip(model.settings.alphabets, model.settings.pyramid, strict=True)
         ]
         for _ in range(4)
     ]
     for codes, result in zip(pictures, run_in_node(DECODE, pictures), strict=True):
-        log_priors = {}
-
-        def choose(index, layer, state, codes=codes, log_priors=log_priors):
-            log_priors[index] = layer.latent.log_prior(layer.prior(state))[0].flatten(0, 1)
-            side = model.settings.pyramid[index]
-            return layer.latent.lookup(torch.tensor(codes[index]).view(1, side, side))
-
-        mean = model.decoder(1, choose)
+        mean, log_priors, _ = decoded(model, codes)
         there = torch.tensor(result["mean"], dtype=torch.float64).view_as(mean)
         torch.testing.assert_close(there, mean, rtol=0, atol=1e-10)
         pixels = torch.tensor(result["pixels"]).view(mean.shape)
         assert (pixels - export.reals_to_pixels(mean)).abs().max() <= 1  # on a bin's edge: either
-        for index, expected in log_priors.items():
+        for index, expected in enumerate(log_priors):
             there = torch.tensor(result["logPriors"][index], dtype=torch.float64)
             torch.testing.assert_close(there, expected, rtol=0, atol=1e-9)
 
@@ -204,8 +212,8 @@ def test_a_click_on_a_code_changes_that_code_and_the_picture(page, layer):
     page.locator(f'[aria-label^="Codes of layer {layer},"] [role=gridcell]').nth(5).click()
     assert pixels_of(page) != before
     for i, old in enumerate(codes, 1):
-        changed = [p for p, (a, b) in enumerate(zip(old, codes_of(page, i), strict=True)) if a != b]
-        assert changed == ([5] if i == layer else [])
+        moved = [p for p, (a, b) in enumerate(zip(old, codes_of(page, i), strict=True)) if a != b]
+        assert moved == ([5] if i == layer else [])
     page.get_by_role("button", name="Undo").click()
     assert pixels_of(page) == before
 
@@ -216,8 +224,8 @@ def test_the_keyboard_reaches_a_code_and_changes_it(page):
     for key in ("ArrowDown", "ArrowRight", "Enter"):
         page.keyboard.press(key)
     side = int(len(codes) ** 0.5)
-    changed = [p for p, (a, b) in enumerate(zip(codes, codes_of(page, 3), strict=True)) if a != b]
-    assert changed == [side + 1]
+    moved = [p for p, (a, b) in enumerate(zip(codes, codes_of(page, 3), strict=True)) if a != b]
+    assert moved == [side + 1]
     assert pixels_of(page) != before
 
 
@@ -255,18 +263,9 @@ def test_redraw_touches_one_layer(page):
 
 @torch.no_grad()
 def test_the_bits_shown_are_those_of_the_prior(page, model, packed):
-    bits = {}
-
-    def choose(index, layer, state):
-        side = model.settings.pyramid[index]
-        codes = torch.tensor(packed["examples"][0][index]).view(1, side, side)
-        log_prior = layer.latent.log_prior(layer.prior(state))
-        bits[index] = -log_prior.gather(-1, codes.unsqueeze(-1)).sum().item() / math.log(2)
-        return layer.latent.lookup(codes)
-
-    model.decoder(1, choose)
-    expected = [f"{bits[index]:.1f} bits" for index in (2, 1, 0)]  # the top layer stands first
-    expected.append(f"{sum(bits.values()):.1f} bits in all")
+    _, _, bits = decoded(model, packed["examples"][0])
+    expected = [f"{of_layer:.1f} bits" for of_layer in reversed(bits)]  # the top stands first
+    expected.append(f"{sum(bits):.1f} bits in all")
     assert page.locator(".heading output").all_inner_texts() == expected
 
 

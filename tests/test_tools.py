@@ -6,7 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from rrvqlib.settings import changed, flattened
+
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+import sweep  # noqa: E402
+
 SWEEP = ("sweep.py", "base", "--dataset", "swatches")
 
 
@@ -41,3 +46,12 @@ def test_a_mistake_is_one_line(argv, says, tmp_path):
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ") and any(text in line for text in says.split("|"))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", sweep.VARIANTS)
+def test_every_variant_of_the_sweep_changes_what_it_says(name):
+    changes = sweep.VARIANTS[name]
+    if "components" in changes:  # to be joined with another
+        changes = sweep.VARIANTS["mixture"] | changes
+    found = flattened(changed(sweep.BASE, **changes))
+    assert {key: found[key] for key in changes} == changes

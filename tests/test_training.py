@@ -15,8 +15,8 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
+from helpers import TINY, TINY_FLAGS, VQVAE, start_or_resume, trainer, write_images
 from PIL import Image
-from helpers import TINY_FLAGS, TINY, VQVAE, start_or_resume, trainer, write_images
 from torch.optim.swa_utils import AveragedModel
 
 from rrvqlib.errors import UserError

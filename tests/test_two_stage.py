@@ -3,35 +3,27 @@
 import itertools
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
-from rrvqlib.nets.pixelcnn import GatedPixelCNN, causal_conv
-from helpers import TINY, start_or_resume, trainer, write_images
+from helpers import TINY, lively, random_images, start_or_resume, trainer, write_images
 
-from rrvqlib import train
+from rrvqlib import cli, train
 from rrvqlib.errors import UserError
 from rrvqlib.models import build
-from rrvqlib.optimisation.trainer import train as train_run
-from rrvqlib.runs.checkpoint import load_model, load_weights, save_model
+from rrvqlib.models.pixelcnn import GatedPixelCNN, causal_conv
+from rrvqlib.models.saved import load_model, load_weights, save_model
+from rrvqlib.optimisation import reports
+from rrvqlib.optimisation.training import train as train_run
 from rrvqlib.runs.scoring import score
-from rrvqlib.settings.flat import changed
-from rrvqlib.settings.model import ModelSettings
-from rrvqlib.settings.run import RunSettings
+from rrvqlib.settings import ModelSettings, changed
 
 
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
-
-
-def lively(module, seed=0, by=0.5):
-    torch.manual_seed(seed)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(by * torch.randn_like(parameter))
-    return module.eval()
 
 
 # The PixelCNN.
@@ -53,11 +45,11 @@ def test_every_code_depends_on_all_before_it_and_on_none_after(conditioned):
     codes = torch.randint(3, (1, 4, 4))
     told = conditions(conditioned, 1)
     before = net(codes, told)
-    for changed in range(16):
-        other = codes.clone()
-        other.view(-1)[changed] = (other.view(-1)[changed] + 1) % 3
-        moved = (net(other, told) != before).any(-1).flatten()
-        assert moved.tolist() == [position > changed for position in range(16)]  # no blind spot
+    for other in range(16):
+        others = codes.clone()
+        others.view(-1)[other] = (others.view(-1)[other] + 1) % 3
+        moved = (net(others, told) != before).any(-1).flatten()
+        assert moved.tolist() == [position > other for position in range(16)]  # no blind spot
 
 
 def test_the_condition_reaches_every_position():
@@ -101,46 +93,51 @@ def test_a_causal_convolution_is_a_masked_one():
 
 # Two stages as one model.
 
-FIRST = changed(ModelSettings(),
-    model="one-layer", image_size=4, pyramid=(2,), codebook_size=(2,), embedding_dim=2, channels=3,
-    codebook_init="unit", prior_channels=4, prior_blocks=2,
-)  # fmt: skip
-LEVELS = changed(FIRST, model="hierarchy", latent="nearest", pyramid=(2, 1))
+FIRST = changed(
+    ModelSettings(),
+    model="one-layer",
+    image_size=4,
+    pyramid=(2,),
+    codebook_size=(2,),
+    embedding_dim=2,
+    channels=3,
+    codebook_init="unit",
+)
+RELAXED = changed(FIRST, second_stage="pixelcnn", prior_channels=4, prior_blocks=2)
 TWO_STAGES = {
-    "VQ-VAE": changed(FIRST, model="one-layer", latent="nearest", second_stage="pixelcnn"),
-    "relaxed": changed(FIRST, second_stage="pixelcnn"),
-    "VQ-VAE-2": changed(LEVELS, second_stage="pixelcnn"),
-    "HQA": changed(FIRST, second_stage="greedy", pyramid=(2, 1), codebook_size=(2, 3)),
+    "VQ-VAE": changed(RELAXED, latent="nearest"),
+    "relaxed": RELAXED,
+    "VQ-VAE-2": changed(RELAXED, model="hierarchy", latent="nearest", pyramid=(2, 1)),
+    "HQA": changed(RELAXED, second_stage="greedy", pyramid=(2, 1), codebook_size=(2, 3)),
 }
-each = pytest.mark.parametrize("config", TWO_STAGES.values(), ids=TWO_STAGES)
+each = pytest.mark.parametrize("settings", TWO_STAGES.values(), ids=TWO_STAGES)
 
 
-def images(n=1, seed=5):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (n, 3, 4, 4), generator=generator, dtype=torch.uint8)
+def images(n=1):
+    return random_images(n, 4, seed=5)
 
 
 def log_marginal(model, image):
     """log p(x), by a sum over all codes of the first stage (and of the layer above)."""
-    prior, latents = model.code_prior, model._latents
+    prior, latents = model.code_prior, model.first.latents
     codes = [grids(2, side) for side in model.settings.first_stage.pyramid]
     if len(codes) == 2:  # all pairs
         pairs = itertools.product(range(len(codes[0])), range(len(codes[1])))
         first, second = torch.tensor(list(pairs)).T
         codes = [codes[0][first], codes[1][second]]
-    if model.settings.second_stage == "greedy":
-        upper = torch.arange(3).view(3, 1, 1)
-        tables = prior.log_prob(prior.latent.lookup(upper), latents[0])  # (3, H, W, K)
-        rows = torch.stack(
-            [t.expand(16, -1, -1, -1).gather(-1, codes[0][..., None]).flatten(1).sum(1)
-             for t in tables]
-        )  # fmt: skip
-        log_p = rows.logsumexp(0) - torch.tensor(3.0).log()
+    if model.settings.second_stage.kind == "greedy":
+        upper = torch.arange(3).view(3, 1, 1, 1)
+        tables = prior.log_prob(prior.latent.lookup(upper), latents[0].codebook)
+        rows = [  # of each upper code, the probabilities of all lower ones
+            table.expand(16, -1, -1, -1, -1).gather(-1, codes[0][..., None, None]).flatten(1).sum(1)
+            for table in tables  # (H, W, 1, K)
+        ]
+        log_p = torch.stack(rows).logsumexp(0) - torch.tensor(3.0).log()
     else:
         above = [*codes[1:], None]
         maps = [net.log_prob(z, up) for net, z, up in zip(prior.nets, codes, above, strict=True)]
         log_p = sum(m.flatten(1).sum(1) for m in maps)
-    vectors = [latent.lookup(z) for latent, z in zip(latents, codes, strict=True)]
+    vectors = [latent.lookup(z[..., None]) for latent, z in zip(latents, codes, strict=True)]
     means = model.first.decode_prior(len(codes[0]), keep=vectors)
     log_likelihood = model.likelihood.log_prob(image.expand(len(means), -1, -1, -1), means)
     return (log_p + log_likelihood).logsumexp(0)
@@ -166,9 +163,10 @@ def test_nearest_codes_give_one_term_of_the_marginal_likelihood(name):
     model, batch = lively(build(TWO_STAGES[name])), images(20)
     lively(model.code_prior, by=1.0)
     with torch.no_grad():
-        model.first._init_codebooks(batch)  # so that features differ in their codes
+        model.first.fit_codebooks(batch)  # so that features differ in their codes
         terms = model(batch)
-        nets = zip(model.code_prior.nets, terms.codes, [*terms.codes[1:], None], strict=True)
+        codes = [z.squeeze(-1) for z in terms.codes]
+        nets = zip(model.code_prior.nets, codes, [*codes[1:], None], strict=True)
         log_p = sum(net.log_prob(z, up).flatten(1).sum(1) for net, z, up in nets)
         exact = torch.stack([log_marginal(model, image[None]) for image in batch])
     assert all(z.unique().numel() == 2 for z in terms.codes)  # or the conditions go untested
@@ -178,15 +176,15 @@ def test_nearest_codes_give_one_term_of_the_marginal_likelihood(name):
 
 
 @each
-def test_a_prior_that_knows_nothing_scores_as_the_first_stage_does(config):
-    model = build(config)
+def test_a_prior_that_knows_nothing_scores_as_the_first_stage_does(settings):
+    model = build(settings)
     lively(model.first)
     with torch.no_grad():
         for module in model.code_prior.modules():
             if hasattr(module, "init_scale"):
                 module.parametrizations.weight.original0.zero_()
                 module.bias.zero_()
-        if config.second_stage == "greedy":  # equal responsibilities: codes of equal length
+        if settings.second_stage.kind == "greedy":  # equal responsibilities: codes of equal length
             codebook = model.first.latent.codebook
             codebook.means.copy_(F.normalize(codebook.means))
             codebook.raw_log_variances.zero_()
@@ -195,28 +193,26 @@ def test_a_prior_that_knows_nothing_scores_as_the_first_stage_does(config):
     first = model.first(batch)
     torch.manual_seed(0)
     both = model(batch)
-    if config.second_stage == "greedy":
+    if settings.second_stage.kind == "greedy":
         torch.testing.assert_close(both.kl_maps[0], first.kl_maps[0])
     else:
         torch.testing.assert_close(both.elbo, first.elbo)
         torch.testing.assert_close(both.log_weight, first.log_weight)
 
 
-def finish(config, folder):
-    start_or_resume(config, folder)
-    run = trainer(config, folder)
+def finish(settings, folder):
+    start_or_resume(settings, folder)
+    run = trainer(settings, folder)
     run.resume()
-    run.finish()
+    reports.finish(run)
 
 
 @each
-def test_training_moves_the_prior_alone(config, tmp_path):
+def test_training_moves_the_prior_alone(settings, tmp_path):
     dataset = write_images(tmp_path / "images.npz", side=4)
-    shared = {**vars(TINY), "dataset": dataset}
-    first = changed(RunSettings(), **{**shared, **vars(config.first_stage)})
-    finish(first, tmp_path / "first")
-    start = {"start_from": str(tmp_path / "first")}
-    second = changed(RunSettings(), **{**shared, **vars(config), **start})
+    shared = changed(TINY, dataset=dataset)
+    finish(replace(shared, model=settings.first_stage), tmp_path / "first")
+    second = replace(changed(shared, start_from=str(tmp_path / "first")), model=settings)
     start_or_resume(second, tmp_path / "second")
     run = trainer(second, tmp_path / "second")
     fresh = {name: value.clone() for name, value in run.model.code_prior.state_dict().items()}
@@ -228,23 +224,23 @@ def test_training_moves_the_prior_alone(config, tmp_path):
     unmoved = [name for name, value in prior.items() if torch.equal(value, fresh[name])]
     # A grid of one code has nothing before it to learn from.
     assert all(name.startswith("nets.1.") for name in unmoved)
-    run.finish()
+    reports.finish(run)
     again = load_model(tmp_path / "second")
     results = json.loads((tmp_path / "second" / "results.json").read_text())
     found = score(again, run.splits.test, batch_size=16)
     assert found["bits_per_dim"] == pytest.approx(results["test_bits_per_dim"], abs=1e-5)
-    assert len(results["perplexity"]) == config.layers
+    assert len(results["perplexity"]) == settings.layers
 
 
 @each
-def test_layers_that_are_kept_decide_the_rest(config):
-    model = lively(build(config))
+def test_layers_that_are_kept_decide_the_rest(settings):
+    model = lively(build(settings))
     with torch.no_grad():
         torch.manual_seed(0)
         draws = model.infer(images(4), None).draws
         vectors = [draw.vectors for draw in draws]
         kept = model.decode_prior(4, keep=vectors)
-        expected = model.first.decode_prior(4, keep=vectors[: model.first.config.layers])
+        expected = model.first.decode_prior(4, keep=vectors[: model.first.settings.layers])
         torch.testing.assert_close(kept, expected)
         if len(vectors) > 1:
             mode = [model.decode_prior(4, temperature=0, keep=vectors[1:]) for _ in range(2)]
@@ -252,63 +248,86 @@ def test_layers_that_are_kept_decide_the_rest(config):
         assert model.sample(3).shape == (3, 3, 4, 4)
 
 
-def test_only_codes_under_uniform_priors_have_a_second_stage():
-    for changes in (
-        {"model": "one-layer", "latent": "gaussian"},
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"latent": "gaussian"},
         {"model": "hierarchy"},
         {"model": "hierarchy", "latent": "gaussian"},
         {"model": "hierarchy", "latent": "nearest", "second_stage": "greedy"},
-    ):
-        with pytest.raises(UserError, match="uniform priors"):
-            changed(TWO_STAGES["relaxed"], **changes)
+    ],
+)
+def test_only_codes_under_uniform_priors_have_a_second_stage(changes):
+    with pytest.raises(UserError, match="uniform priors"):
+        changed(RELAXED, **changes)
+
+
+def test_a_greedy_layer_needs_a_side_of_its_own():
     with pytest.raises(UserError, match="two sides"):
-        changed(TWO_STAGES["relaxed"], second_stage="greedy")
+        changed(RELAXED, second_stage="greedy")
+
+
+@each
+def test_codes_learn_at_their_own_rate_where_they_learn(settings):
+    """What training moves of `fast_parameters` is what the names of parameters tell."""
+    model = build(settings)
+    fast = {id(parameter) for parameter in model.fast_parameters()}
+    found = [n for n, p in model.named_parameters() if id(p) in fast and p.requires_grad]
+    by_name = [n for n, p in model.named_parameters() if ".codebook." in n and p.requires_grad]
+    assert found == by_name
+    assert bool(found) == (settings.second_stage.kind == "greedy")
 
 
 # Starting from a finished run.
 
 
-def test_a_run_starts_with_the_weights_of_another(tmp_path):
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("float16", 2e-3)])
+def test_a_run_starts_with_the_weights_of_another(dtype, tolerance, tmp_path):
     dataset = write_images(tmp_path / "images.npz")
     finish(changed(TINY, dataset=dataset), tmp_path / "first")
-    half = tmp_path / "half"  # float16 weights are what travels between machines
-    half.mkdir()
-    save_model(load_model(tmp_path / "first").half(), half)
-    for folder, tolerance in ((tmp_path / "first", 1e-6), (half, 2e-3)):
-        again = trainer(
-            changed(TINY, dataset=dataset, start_from=str(folder)), tmp_path / folder.name
-        )
-        for name, value in again.model.state_dict().items():
-            expected = load_model(tmp_path / "first").state_dict()[name]
-            assert value.dtype == expected.dtype
-            torch.testing.assert_close(value, expected, rtol=tolerance, atol=tolerance)
-        assert again.compute.optimizer.count == 0  # afresh
+    first = load_model(tmp_path / "first")
+    save_model(first, tmp_path / "first", dtype)  # float16 is what travels between machines
+    again = trainer(
+        changed(TINY, dataset=dataset, start_from=str(tmp_path / "first")), tmp_path / "again"
+    )
+    for name, value in again.model.state_dict().items():
+        expected = first.state_dict()[name]
+        assert value.dtype == expected.dtype
+        torch.testing.assert_close(value, expected, rtol=tolerance, atol=tolerance)
+    assert again.compute.optimizer.count == 0  # afresh
 
 
 def test_a_run_is_resumed_without_the_folder_that_it_started_from(tmp_path):
     dataset = write_images(tmp_path / "images.npz")
     finish(changed(TINY, dataset=dataset), tmp_path / "first")
-    config = changed(TINY, dataset=dataset, start_from=str(tmp_path / "first"))
-    run = trainer(config, tmp_path / "again")
+    settings = changed(TINY, dataset=dataset, start_from=str(tmp_path / "first"))
+    run = trainer(settings, tmp_path / "again")
     run.step()
     run.report(None)
     run.save()
     shutil.rmtree(tmp_path / "first")
-    assert train_run(config, tmp_path / "again", "again", True, False)["n_test"] == 12
+    assert (
+        train_run(settings, tmp_path / "again", "again", resume=True, show_progress=False)["n_test"]
+        == 12
+    )
 
 
 def test_another_model_s_weights_are_refused(tmp_path):
     save_model(build(FIRST), tmp_path)
     with pytest.raises(UserError, match=r"--start_from .*--channels 3, or another run"):
         load_weights(build(changed(FIRST, channels=5)), tmp_path)
-    with pytest.raises(UserError, match="--model one-layer"):
+    with pytest.raises(UserError, match="--latent relaxed") as refusal:
         load_weights(build(TWO_STAGES["VQ-VAE"]), tmp_path)
+    assert "--prior " not in str(refusal.value)  # plays no part in one layer
+    with pytest.raises(UserError, match="--model one-layer"):
+        load_weights(build(TWO_STAGES["VQ-VAE-2"]), tmp_path)
     with pytest.raises(UserError, match="is missing"):
         load_weights(build(FIRST), tmp_path / "none")
 
 
-def test_a_second_stage_without_a_first_is_refused(tmp_path):
-    with pytest.raises(UserError, match="--start_from"):
-        train.main(["--model", "one-layer", "--latent", "nearest", "--pyramid", "8", "--second_stage", "pixelcnn",
-                    "--out", str(tmp_path / "out")])  # fmt: skip
+def test_a_second_stage_without_a_first_is_refused(tmp_path, capsys):
+    flags = "--model one-layer --latent nearest --pyramid 8 --second_stage pixelcnn".split()
+    with pytest.raises(SystemExit):
+        cli.run(train.main, [*flags, "--out", str(tmp_path / "out")])
+    assert "--start_from" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -4,17 +4,17 @@ import shutil
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from helpers import TINY, trainer, write_images
+from safetensors.torch import load_file, save_file
 
 from rrvqlib.errors import UserError
-from rrvqlib.models import HierarchicalVAE, build
+from rrvqlib.models import HierarchicalVAE, build, load_model, save_model
+from rrvqlib.models.saved import load_weights
 from rrvqlib.models.weights import INDEX, BadWeights, read_weights, weight_files, write_weights
-from rrvqlib.runs.checkpoint import load_model, load_weights, save_model
-from rrvqlib.settings.flat import changed
-from rrvqlib.settings.model import ModelSettings
+from rrvqlib.optimisation import reports
+from rrvqlib.settings import ModelSettings, changed
 
-CONFIG = changed(
+SETTINGS = changed(
     ModelSettings(), image_size=8, pyramid=(4, 2), codebook_size=(4,), embedding_dim=3, channels=16
 )
 SHARD_MB = 0.02
@@ -23,7 +23,7 @@ SHARD_MB = 0.02
 @pytest.fixture
 def model():
     torch.manual_seed(0)
-    return build(CONFIG)
+    return build(SETTINGS)
 
 
 def names(folder):
@@ -39,7 +39,7 @@ def test_a_model_comes_back_from_its_files(dtype, shard_mb, model, tmp_path):
     assert all(path.stat().st_size < 1.3e6 * shard_mb for path in files)
     kind = getattr(torch, dtype)
     for again in (load_model(tmp_path), HierarchicalVAE.from_pretrained(tmp_path)):
-        assert again.config == CONFIG and not again.training
+        assert again.settings == SETTINGS and not again.training
         for name, value in model.state_dict().items():
             found = again.state_dict()[name]
             assert found.dtype == torch.float32
@@ -48,9 +48,9 @@ def test_a_model_comes_back_from_its_files(dtype, shard_mb, model, tmp_path):
 
 def test_a_run_starts_from_shards(model, tmp_path):
     save_model(model, tmp_path, "float16", SHARD_MB)
-    other = build(CONFIG)
+    other = build(SETTINGS)
     load_weights(other, tmp_path)
-    assert torch.equal(other.decoder.top, model.decoder.top)
+    assert torch.equal(other.decoder.top_vector, model.decoder.top_vector)
 
 
 def test_a_run_writes_what_its_settings_say(tmp_path):
@@ -60,7 +60,7 @@ def test_a_run_writes_what_its_settings_say(tmp_path):
         tmp_path / "run",
     )
     run.step()
-    run.finish()
+    reports.finish(run)
     files = weight_files(tmp_path / "run")
     assert len(files) > 1
     assert all(t.dtype == torch.float16 for path in files for t in load_file(path).values())
@@ -77,7 +77,8 @@ def test_files_of_an_earlier_call_do_not_stay(model, tmp_path):
     assert INDEX in names(tmp_path) and "model.safetensors" not in names(tmp_path)
     write_weights(model.state_dict(), tmp_path, torch.float16, 2 * SHARD_MB)
     assert len(names(tmp_path)) == len(weight_files(tmp_path)) + 1
-    assert torch.equal(read_weights(tmp_path)["decoder.top"], model.decoder.top.half())
+    found = read_weights(tmp_path)["decoder.top_vector"]
+    assert torch.equal(found, model.decoder.top_vector.half())
 
 
 def test_shards_of_two_models_are_refused(model, tmp_path):
@@ -85,7 +86,7 @@ def test_shards_of_two_models_are_refused(model, tmp_path):
     for folder, seed in ((one, 1), (two, 2)):
         folder.mkdir()
         torch.manual_seed(seed)
-        save_model(build(CONFIG), folder, "float16", SHARD_MB)
+        save_model(build(SETTINGS), folder, "float16", SHARD_MB)
     shutil.copy(weight_files(two)[0], weight_files(one)[0])
     with pytest.raises(BadWeights, match="shards of different runs"):
         read_weights(one)

@@ -7,15 +7,18 @@ import time
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from helpers import TINY, VQVAE
+from safetensors.torch import save_file
 
 from rrvqlib import data
 from rrvqlib.errors import UserError
 from rrvqlib.latents import draws
 from rrvqlib.optimisation import step as step_module
 from rrvqlib.optimisation.signals import Stopped, StopRequest
-from rrvqlib.optimisation.trainer import Trainer, train
+from rrvqlib.optimisation.trainer import Trainer
+from rrvqlib.optimisation.training import train
+from rrvqlib.runs import folder as folder_module
+from rrvqlib.settings import changed
 
 STEPS = 3
 CASES = {
@@ -33,20 +36,19 @@ CASES = {
 
 def run_of(case, images, out):
     # Unclipped: clipping would hide a factor.
-    config = changed(TINY, dataset=images, max_grad_norm=0.0, **CASES[case])
-    splits = data.load(config.dataset, image_size=config.image_size)
-    return Trainer(config, splits, Path(out), case)
+    settings = changed(TINY, dataset=images, max_grad_norm=0.0, **CASES[case])
+    return Trainer(settings, data.load(images, image_size=8), Path(out), case)
 
 
 def share_noise(run):
     """Each process takes its rows of the noise that one process would draw for the batch."""
-    config, processes = run.config, run.processes
-    parts, calls = config.grad_accumulation, [0, -1]
+    settings, processes = run.settings, run.processes
+    parts, calls = settings.machine.grad_accumulation, [0, -1]
 
     def noise(like):
         step = run.progress.step
         calls[:] = [calls[0] + 1 if calls[1] == step else 0, step]
-        part, layer = divmod(calls[0], config.layers)
+        part, layer = divmod(calls[0], settings.model.layers)
         rows, pieces = len(like), processes.count * parts
         generator = torch.Generator().manual_seed(1000 * step + layer)
         whole = torch.empty(rows * pieces, *like.shape[1:]).exponential_(generator=generator)
@@ -95,8 +97,8 @@ def stop_of_one(images, out):
 
 def by_the_clock(images, out):
     """Steps and position of a run by the clock, where this process's own clock is off."""
-    config = changed(TINY, dataset=images, seconds=8.0, steps=100)
-    run = Trainer(config, data.load(images, image_size=8), Path(out), "clock")
+    settings = changed(TINY, dataset=images, seconds=8.0, steps=100)
+    run = Trainer(settings, data.load(images, image_size=8), Path(out), "clock")
     run.clock.started -= 2.0 * run.processes.rank
     run.run(show_progress=False)
     return {name: torch.tensor(float(getattr(run.progress, name))) for name in ("step", "position")}
@@ -104,9 +106,9 @@ def by_the_clock(images, out):
 
 def odd_batch(images, out):
     """The message for a batch that two processes cannot share."""
-    config = changed(TINY, dataset=images, batch_size=7)
+    settings = changed(TINY, dataset=images, batch_size=7)
     try:
-        Trainer(config, data.load(images, image_size=8), Path(out), "odd")
+        Trainer(settings, data.load(images, image_size=8), Path(out), "odd")
     except UserError as error:
         return str(error)
     return ""
@@ -114,17 +116,17 @@ def odd_batch(images, out):
 
 def load_in_turn(images, out):
     """Whether the other process's images were there when this one began to load its own."""
-    rank, load, found = int(os.environ["RANK"]), data.load, []
+    rank, load, found = int(os.environ["RANK"]), folder_module.load, []
 
     def slow_load(*args):
         found.append(Path(out, f"loaded.{1 - rank}").exists())
-        time.sleep(1 - rank)
+        time.sleep(1 - rank)  # time enough for the other to overtake, if it does not wait
         Path(out, f"loaded.{rank}").touch()
         return load(*args)
 
-    data.load = slow_load
-    config = changed(TINY, dataset=images, steps=1)
-    train(config, Path(out), "in turn", show_progress=False)
+    folder_module.load = slow_load
+    settings = changed(TINY, dataset=images, steps=1)
+    train(settings, Path(out), "in turn", show_progress=False)
     return str(found)
 
 

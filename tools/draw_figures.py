@@ -14,8 +14,15 @@ import numpy as np
 FOLDER = Path(__file__).resolve().parent.parent / "book" / "figures"
 # The palette of rrvqlib.teaching.figures and a grey: one colour for each of eight codes.
 PALETTE = [
-    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#BBBBBB",
-]  # fmt: skip
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#000000",
+    "#BBBBBB",
+]
 INK, BLUE = "#222222", "#0072B2"
 
 
@@ -115,9 +122,14 @@ def layers() -> str:
         text(left, 26, "encoder: features of the image, from the pixels to the top", "start"),
         arrow(left, 42, right, 42),
         arrow(right, top + size + 46, left, top + size + 46, BLUE),
-        text(right, top + size + 72, "decoder: draws the codes of all layers and then the pixels,"
-             " in one pass", "end", fill=BLUE),
-    ]  # fmt: skip
+        text(
+            right,
+            top + size + 72,
+            "decoder: draws the codes of all layers and then the pixels, in one pass",
+            "end",
+            fill=BLUE,
+        ),
+    ]
     title = "An image and four layers of discrete codes, 16×16 near the pixels to 2×2 at the top"
     return svg(right + left, top + size + 88, title, parts, font_size=18)
 

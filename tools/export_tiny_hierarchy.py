@@ -22,21 +22,22 @@ from torch.nn.utils import parametrize
 
 from rrvqlib import data
 from rrvqlib.errors import UserError
+from rrvqlib.latents.codebook import CodebookLatent
 from rrvqlib.likelihoods import pixels_to_reals, reals_to_pixels
-from rrvqlib.models.hierarchy import HierarchicalVAE
-from rrvqlib.nets.decoder import TopDownLayer
-from rrvqlib.runs.checkpoint import load_model
-from rrvqlib.runs.folder import read_config
-from rrvqlib.settings.model import ModelSettings
+from rrvqlib.models import HierarchicalVAE, load_model
+from rrvqlib.models.base import only
+from rrvqlib.runs.folder import read_run_settings
+from rrvqlib.settings import ModelSettings, flattened
 
 BOOK = Path(__file__).resolve().parent.parent / "book"
 RUN, STATIC = BOOK / "results" / "tiny-hierarchy", BOOK / "_static"
 EXAMPLES = (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11)  # test images
+PAGE_NAMES = {"top_vector": "top"}  # what the page calls otherwise than the library
 # Viridis at five points; the page has the same.
 COLOURS = [(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)]
 
 
-def require_what_the_page_can_draw(config: ModelSettings) -> None:
+def require_what_the_page_can_draw(settings: ModelSettings) -> None:
     """The page's decoder holds the parts that this run uses and no others.
 
     Raises:
@@ -52,13 +53,14 @@ def require_what_the_page_can_draw(config: ModelSettings) -> None:
         "prior": "embedding",
         "top_prior": "learnt",
     }
+    found = flattened(settings)
     for name, value in wanted.items():
-        if getattr(config, name) != value:
+        if found.get(name) != value:
             raise UserError(
-                f"{RUN}: {name} is {getattr(config, name)!r}, the page can only run {value!r}; "
+                f"{RUN}: {name} is {found.get(name)!r}, the page can only run {value!r}; "
                 "train the run again with that setting"
             )
-    if config.pyramid[0] * 2 != config.image_size:
+    if settings.pyramid[0] * 2 != settings.image_size:
         raise UserError(f"{RUN}: the first layer's side must be half the image's; train it again")
 
 
@@ -85,21 +87,23 @@ def most_probable_codes(model: HierarchicalVAE, images: Tensor) -> list[Tensor]:
     They are chosen from the top down, each given those above it; l = 1 comes first.
     """
     features = model.encoder(pixels_to_reals(images))
-    codes: list[Tensor] = []
-
-    def choose(index: int, layer: TopDownLayer, state: Tensor) -> Tensor:
-        log_posterior = layer.latent.log_posterior(layer.posterior(features[index], state))
-        codes.append(log_posterior.argmax(-1))
-        return layer.latent.lookup(codes[-1])
-
-    model.decoder(len(images), choose)
-    return codes[::-1]
+    latents = only(CodebookLatent, model.latents)
+    state, found = model.decoder.top(len(images)), []
+    for layer, latent, feature in reversed(
+        list(zip(model.layers, latents, features, strict=True))
+    ):
+        codes = latent.log_posterior(layer.posterior(feature, state)).argmax(-1)  # (B, H, W, 1)
+        state = layer.decode(state, latent.lookup(codes))
+        found.append(codes.squeeze(-1))
+    return found[::-1]
 
 
 @torch.no_grad()
 def decode(model: HierarchicalVAE, codes: list[Tensor]) -> Tensor:
     """Codes of each layer (B, H, W), l = 1 first -> means of the pixels (B, 3, S, S)."""
-    return model.decoder(len(codes[0]), lambda i, layer, state: layer.latent.lookup(codes[i]))
+    latents = only(CodebookLatent, model.latents)
+    vectors = [latent.lookup(z.unsqueeze(-1)) for latent, z in zip(latents, codes, strict=True)]
+    return model.decode(vectors)
 
 
 def example_codes(model: HierarchicalVAE) -> list[Tensor]:
@@ -109,8 +113,8 @@ def example_codes(model: HierarchicalVAE) -> list[Tensor]:
     """
     path = RUN / "examples.npz"
     if not path.exists():
-        config = read_config(RUN)
-        images = data.load(config.dataset, config.data_dir).test[list(EXAMPLES)]
+        where = read_run_settings(RUN).data
+        images = data.load(where.dataset, where.data_dir).test[list(EXAMPLES)]
         layers = [codes.numpy().astype(np.uint8) for codes in most_probable_codes(model, images)]
         np.savez_compressed(path, **{f"layer_{i}": codes for i, codes in enumerate(layers, 1)})
     with np.load(path, allow_pickle=False) as stored:
@@ -131,12 +135,13 @@ def colour_ranks(means: Tensor) -> list[int]:
 def page_script(model: HierarchicalVAE, examples: list[Tensor]) -> str:
     """The script that hands weights and example codes to tiny-hierarchy.js."""
     tensors = generative_tensors(model)
+    books = [latent.codebook.means for latent in only(CodebookLatent, model.latents)]
     packed = b"".join(t.numpy().astype("<f2").tobytes() for t in tensors.values())
     content = {
         "pyramid": model.settings.pyramid,
         "imageSize": model.settings.image_size,
-        "shapes": {name: list(tensor.shape) for name, tensor in tensors.items()},
-        "colourRanks": [colour_ranks(m.latent.codebook.means) for m in model.decoder.layers],
+        "shapes": {PAGE_NAMES.get(name, name): list(t.shape) for name, t in tensors.items()},
+        "colourRanks": [colour_ranks(means) for means in books],
         "examples": [
             [codes[i].flatten().tolist() for codes in examples] for i in range(len(examples[0]))
         ],
@@ -150,14 +155,15 @@ def still_picture(model: HierarchicalVAE, examples: list[Tensor], side: int = 16
     """Three examples: their codes, from the top layer down, and their pictures."""
     shown = [codes[:3] for codes in examples]
     pictures = reals_to_pixels(decode(model, shown)).permute(0, 2, 3, 1).numpy()
+    books = [latent.codebook.means for latent in only(CodebookLatent, model.latents)]
     gap, columns = 10, len(shown) + 1
     size = (columns * (side + gap) - gap, len(pictures) * (side + gap) - gap)
     sheet = Image.new("RGB", size, "white")
     for row, picture in enumerate(pictures):
         tiles = [picture]
-        for codes, layer in zip(shown, model.decoder.layers, strict=True):
-            ranks = np.array(colour_ranks(layer.latent.codebook.means))[codes[row].numpy()]
-            place = ranks / (layer.latent.codebook.means.shape[0] - 1) * (len(COLOURS) - 1)
+        for codes, means in zip(shown, books, strict=True):
+            ranks = np.array(colour_ranks(means))[codes[row].numpy()]
+            place = ranks / (len(means) - 1) * (len(COLOURS) - 1)
             channels = [
                 np.interp(place, range(len(COLOURS)), c) for c in zip(*COLOURS, strict=True)
             ]

@@ -21,7 +21,8 @@ from skimage.metrics import structural_similarity
 from rrvqlib import cli, data
 from rrvqlib.coding.codec import Codec
 from rrvqlib.errors import UserError
-from rrvqlib.runs.checkpoint import check_writable, load_model, write_json
+from rrvqlib.files import check_writable, write_json
+from rrvqlib.models import load_model
 from rrvqlib.runs.pictures import grid
 from rrvqlib.runs.records import hardware, versions
 
@@ -123,11 +124,11 @@ def main() -> None:
         "versions": versions(),
         "hardware": hardware(torch.device("cpu"), 1),
     }
-    for layers in range(1, codec.layers + 1):
+    for layers in range(1, len(codec.layers) + 1):
         coded, seen = codec.encode_codes(images, layers)
-        pyramid, codes = model.settings.pyramid, model.settings.codes_per_layer
-        kept = list(zip(pyramid, codes, strict=True))[-layers:]
-        fixed = sum(side**2 * math.log2(k) for side, k in kept)
+        grids = zip(model.settings.pyramid, codec.layers, strict=True)
+        kept = [(side**2 * z.symbols, z.values) for side, (_, z) in grids][-layers:]
+        fixed = sum(symbols * math.log2(values) for symbols, values in kept)
         result["lossy"].append(
             {
                 "layers": layers,

@@ -13,9 +13,10 @@ from pathlib import Path
 import torch
 
 from rrvqlib import data
-from rrvqlib.models import build
-from rrvqlib.runs.checkpoint import load_model
+from rrvqlib.models import build, load_model
 from rrvqlib.runs.scoring import score
+from rrvqlib.settings import changed
+from rrvqlib.settings.flat import changed
 
 
 def main() -> None:
@@ -35,7 +36,7 @@ def main() -> None:
         scores[name] = score(twin, images)["bits_per_dim"]
     record = {
         "run": args.run.name,
-        "trained_with": model.settings.likelihood,
+        "trained_with": model.settings.likelihood.kind,
         "test_images": len(images),
         "bits_per_dim": scores,
         "difference": scores["Kingma's bins"] - scores["edge bins"],

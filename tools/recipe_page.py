@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from rrvqlib.paper import OPEN, STATED, Gap, Statement
-from rrvqlib.runs import RUNS, written
+from rrvqlib.runs import RUNS
+from rrvqlib.settings.flat import written
 
 PAGE = Path(__file__).resolve().parent.parent / "book" / "recipe.md"
 

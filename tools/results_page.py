@@ -80,7 +80,7 @@ def runs_table() -> str:
         chapter = next(c for prefix, c in CHAPTERS.items() if name.startswith(prefix))
         rows.append(
             f"| `{name}` | {run['dataset'].removeprefix('npz:').removesuffix('.npz')} |"
-            f" {grids(run['settings']['pyramid'])} | {run['images_seen']:,} |"
+            f" {grids(run['settings']['model']['pyramid'])} | {run['images_seen']:,} |"
             f" {run['wall_seconds'] / 60:.0f} | {results['test_bits_per_dim']:.3f} ±"
             f" {results['test_bits_per_dim_se']:.3f} | {{doc}}`{chapter}` |"
         )
@@ -102,9 +102,10 @@ def run_section(name: str) -> str:
     folder = RESULTS / name
     run = json.loads((folder / "run.json").read_text())
     results = json.loads((folder / "results.json").read_text())
-    settings = run["settings"]
+    settings, schedule = run["settings"]["model"], run["settings"]["schedule"]
+    codes = settings["latent"]["codebook_size"][0]
     layers = "\n".join(
-        f"| {layer} | {side}×{side} | {kl:.4f} | {used:.0f} of {settings['codes'][0]} |"
+        f"| {layer} | {side}×{side} | {kl:.4f} | {used:.0f} of {codes} |"
         for layer, (side, kl, used) in enumerate(
             zip(
                 settings["pyramid"], results["kl_bits_per_dim"], results["perplexity"], strict=True
@@ -119,7 +120,7 @@ def run_section(name: str) -> str:
 {results["n_train"]:,} training images {results["train_bits_per_dim"]:.3f}.
 
 $L={len(settings["pyramid"])}$, {settings["channels"]} channels, {run["parameters"] / 1e6:.2f} M parameters,
-{run["images_seen"]:,} images seen in {settings["steps"]:,} steps, {run["wall_seconds"] / 60:.0f} minutes on
+{run["images_seen"]:,} images seen in {schedule["steps"]:,} steps, {run["wall_seconds"] / 60:.0f} minutes on
 {run["hardware"]["device"].replace("1 threads", "one thread")} with other work beside it; torch {run["versions"]["torch"]}, seed {run["seed"]},
 {run["skipped_steps"]} steps skipped.
 
@@ -208,7 +209,7 @@ those at 2×2 carry next to nothing, which a hundred times more training may or 
 The six-layer run was stopped at step 631 and resumed. Both use edge bins, where the paper uses
 Kingma's form: with the latter the same six-layer weights score {kingma:.3f} in place of {edge:.3f} on the first
 {likelihood[test_images]:,} test images (`likelihood-cifar10.json`), so {likelihood[difference]:.3f} bits/dim of any comparison with the paper are a
-convention. Full-scale runs are named in `rrvqlib/runs.py` and have not been made.
+convention. Full-scale runs are named in `rrvqlib/runs/named.py` and have not been made.
 """
 
 

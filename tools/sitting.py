@@ -36,7 +36,8 @@ from torch.nn.utils import parametrize
 
 from rrvqlib import cli, data
 from rrvqlib.errors import UserError
-from rrvqlib.models import build
+from rrvqlib.files import prepare_directory, read_json, write_atomically, write_json
+from rrvqlib.models import build, save_model
 from rrvqlib.models.weights import INDEX, weight_files
 from rrvqlib.numerics import true_float32, uses_bf16
 from rrvqlib.optimisation.compiled import compile_layers
@@ -44,18 +45,12 @@ from rrvqlib.optimisation.processes import Processes
 from rrvqlib.optimisation.recording import recorded
 from rrvqlib.optimisation.signals import Stopped
 from rrvqlib.optimisation.step import Step
-from rrvqlib.optimisation.trainer import Trainer, train
+from rrvqlib.optimisation.start import INIT_IMAGES
+from rrvqlib.optimisation.trainer import Trainer
+from rrvqlib.optimisation.training import train
 from rrvqlib.runs import RUNS
-from rrvqlib.runs.checkpoint import (
-    prepare_directory,
-    read_json,
-    save_model,
-    write_atomically,
-    write_json,
-)
 from rrvqlib.runs.records import hardware, versions
-from rrvqlib.settings.flat import changed
-from rrvqlib.settings.run import RunSettings
+from rrvqlib.settings import RunSettings, changed
 
 BATCHES = (128, 256, 512)
 ENOUGH = 0.7  # of the best rate: the smallest batch that reaches it is chosen
@@ -123,17 +118,18 @@ class ChannelsLast(nn.Module):
         return weight.contiguous(memory_format=torch.channels_last)
 
 
-def rate_of(config: RunSettings, way: Way, images: Tensor, seconds: float) -> float:
+def rate_of(settings: RunSettings, way: Way, images: Tensor, seconds: float) -> float:
     """Training images a second, over `seconds` of steps after what comes before the first.
 
     Raises:
         RuntimeError: this way does not work here.
     """
-    torch.manual_seed(config.seed)
-    model = build(config.model).to(images.device)
-    model.initialise(images[:256])
-    config = changed(config, batch_size=way.batch_size, grad_accumulation=1)
-    step = Step(model, images, config, bf16=uses_bf16(config.precision, images.device))
+    torch.manual_seed(settings.optimisation.seed)
+    model = build(settings.model).to(images.device)
+    model.initialise(images[:INIT_IMAGES])
+    settings = changed(settings, batch_size=way.batch_size, grad_accumulation=1)
+    bf16 = uses_bf16(settings.machine.precision, images.device)
+    step = Step(model, images, settings, bf16=bf16)
     step.dials.set((1e-4, 1e-4), temperature=1.0, kl_weight=1.0)
     if way.weights_channels_last:
         for layer in model.modules():
@@ -159,16 +155,17 @@ def rate_of(config: RunSettings, way: Way, images: Tensor, seconds: float) -> fl
     return steps * way.batch_size / (time.perf_counter() - started)
 
 
-def measure(config: RunSettings, file: Path, deadline: float) -> None:
+def measure(settings: RunSettings, file: Path, deadline: float) -> None:
     """Time the ways and write what was found, after each of them."""
-    splits = data.load(config.dataset, config.data_dir, config.image_size)
-    device = Processes(config).device
+    where = settings.data
+    splits = data.load(where.dataset, where.data_dir, settings.model.image_size)
+    device = Processes(settings.machine).device
     on_gpu = device.type == "cuda"
     images = splits.train[:4096].to(device)
     found: dict[str, Any] = {
         "versions": versions(),
         "hardware": hardware(device, 1),
-        "settings": asdict(config),
+        "settings": asdict(settings),
         "rows": [],
     }
     for way in WAYS_ON_GPU if on_gpu else WAYS_ON_CPU:
@@ -179,7 +176,9 @@ def measure(config: RunSettings, file: Path, deadline: float) -> None:
         row = asdict(way)
         try:
             with at_most(left - 1), true_float32():
-                row["images_per_second"] = round(rate_of(config, way, images, min(2, left / 8)), 1)
+                row["images_per_second"] = round(
+                    rate_of(settings, way, images, min(2, left / 8)), 1
+                )
         except (TimeIsUp, RuntimeError, UserError, OSError) as error:
             row["failed"] = " ".join(f"{type(error).__name__} {error}".split())[:300]
         if on_gpu:
@@ -187,13 +186,13 @@ def measure(config: RunSettings, file: Path, deadline: float) -> None:
             torch.cuda.reset_peak_memory_stats()
         row["seconds"] = round(time.perf_counter() - begun, 1)
         found["rows"].append(row)
-        found["choice"] = choose(config, found["rows"])
+        found["choice"] = choose(settings, found["rows"])
         write_json(file, found)
         print(json.dumps(row), flush=True)
     print("choice:", json.dumps(found.get("choice")), flush=True)
 
 
-def choose(config: RunSettings, rows: list[dict[str, Any]]) -> dict[str, Any] | None:
+def choose(settings: RunSettings, rows: list[dict[str, Any]]) -> dict[str, Any] | None:
     """The smallest batch that reaches most of the best rate, its fastest way, its learning rate."""
     worked = [
         row for row in rows if "images_per_second" in row and not row["weights_channels_last"]
@@ -208,7 +207,7 @@ def choose(config: RunSettings, rows: list[dict[str, Any]]) -> dict[str, Any] | 
         key=lambda row: row["images_per_second"],
     )
     # The root of the ratio of batches, at most doubled.
-    lr = config.lr * min(2.0, math.sqrt(batch / config.batch_size))
+    lr = settings.schedule.lr * min(2.0, math.sqrt(batch / settings.optimisation.batch_size))
     return {**row, "lr": round(lr, 6)}
 
 
@@ -249,7 +248,8 @@ class Watch:
         elif now - self.began > self.patience and loss > self.first - 0.05:
             raise NotFalling(f"the loss is {loss:.2f}, and was {self.first:.2f} at first")
         if now - self.written > self.every:
-            save_model(trainer.evaluated, trainer.out, "float16", trainer.config.shard_mb)
+            shard_mb = trainer.settings.machine.shard_mb
+            save_model(trainer.evaluated, trainer.out, "float16", shard_mb)
             pack(trainer.out, self.out)
             self.written = now
 
@@ -278,11 +278,11 @@ def copy(path: Path, temporary: Path) -> None:
     shutil.copyfile(path, temporary)
 
 
-def sit(config: RunSettings, name: str, out: Path, deadline: float) -> dict[str, Any]:
+def sit(settings: RunSettings, name: str, out: Path, deadline: float) -> dict[str, Any]:
     """Train by the clock until the deadline; again at half the rate where the loss does not fall.
 
     Args:
-        config: of the run.
+        settings: of the run.
         name: of the named run.
         out: for what travels; the run folders are temporary.
         deadline: `time.perf_counter()` by which all must be done.
@@ -293,8 +293,9 @@ def sit(config: RunSettings, name: str, out: Path, deadline: float) -> dict[str,
     """
     for attempt in range(ATTEMPTS):
         left = deadline - time.perf_counter()
-        now = changed(config, seconds=round(left, 1), lr=config.lr / 2**attempt)
-        print(f"attempt {attempt}: lr {now.lr}, batch {now.batch_size}, {left:.0f} s", flush=True)
+        lr, batch = settings.schedule.lr / 2**attempt, settings.optimisation.batch_size
+        now = changed(settings, seconds=round(left, 1), lr=lr)
+        print(f"attempt {attempt}: lr {lr}, batch {batch}, {left:.0f} s", flush=True)
         run = Path(tempfile.mkdtemp())
         try:
             results = train(now, run, name, show_progress=False, watch=Watch(out, left))
@@ -363,10 +364,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"--run {args.run}: no such run; choose one of {', '.join(RUNS)}")
     if not 5 <= args.seconds < 1e6:
         raise UserError(f"--seconds {args.seconds:g}: must be at least 5")
-    config = RUNS[args.run].config
-    config = changed(
-        config,
-        dataset=args.dataset or config.dataset,
+    settings = RUNS[args.run].settings
+    settings = changed(
+        settings,
+        dataset=args.dataset or settings.data.dataset,
         data_dir=args.data_dir,
         precision="auto",
         compile=False,
@@ -376,7 +377,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     deadline = started + args.seconds
     if args.measure:
-        measure(config, args.measure, deadline)
+        measure(settings, args.measure, deadline)
         return
     if args.out is None:
         raise UserError("--out DIR is missing: name a folder for what the sitting leaves")
@@ -388,18 +389,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         with redirect_stdout(out), redirect_stderr(error):  # type: ignore[type-var]
             choice = read_choice(args.plan)
             if choice:
-                config = changed(
-                    config,
+                settings = changed(
+                    settings,
                     batch_size=choice["batch_size"],
                     lr=choice["lr"],
                     compile=choice["compiled"],
                     cuda_graphs="auto" if choice["recorded"] else "false",
                 )
-            every = max(1, config.steps // LOOKS)
+            steps = settings.schedule.steps
             # A checkpoint is too large to travel.
-            config = changed(config, eval_every=every, save_every=config.steps)
+            settings = changed(settings, eval_every=max(1, steps // LOOKS), save_every=steps)
             try:
-                results = sit(config, args.run, args.out, deadline)
+                results = sit(settings, args.run, args.out, deadline)
             except Stopped as stopped:
                 print(stopped, flush=True)
                 raise SystemExit(stopped.exit_code) from None

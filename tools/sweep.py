@@ -12,21 +12,18 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
 from rrvqlib import cli, data
+from rrvqlib.files import check_writable
 from rrvqlib.objectives.elbo import bits_per_dim
 from rrvqlib.optimisation.trainer import Trainer
 from rrvqlib.runs import RUNS
-from rrvqlib.runs.checkpoint import check_writable
 from rrvqlib.runs.records import hardware, versions
 from rrvqlib.runs.scoring import seeded
-from rrvqlib.settings.flat import changed
-from rrvqlib.settings.model import parse_sides
-from rrvqlib.settings.run import RunSettings
+from rrvqlib.settings import RunSettings, changed, flattened, parse_sides
 
 BASE = changed(
     RunSettings(),
@@ -42,7 +39,11 @@ BASE = changed(
 
 # The model of Table G.1 (16x16 to 1x1, K = 256, D = 128, four blocks between latents and in every
 # ladder and strap); the paper does not give its width.
-TABLE_G1 = asdict(RUNS["cifar10-l5-rrvq"].config.model) | {"channels": 32}
+TABLE_G1 = {
+    name: value
+    for name, value in flattened(RUNS["cifar10-l5-rrvq"].settings.model).items()
+    if value != flattened(BASE)[name]
+} | {"channels": 32}
 
 VARIANTS: dict[str, dict] = {
     "base": {},
@@ -55,12 +56,12 @@ VARIANTS: dict[str, dict] = {
     "lr-32e-3": {"lr": 32e-3},
     "codebook-x1": {"codebook_lr_factor": 1.0},
     "codebook-x20": {"codebook_lr_factor": 20.0},
-    "soft": {"sample": "soft", "temperature": 0.5, "temperature_end": 0.1},
+    "soft": {"relaxation": "soft", "temperature": 0.5, "temperature_end": 0.1},
     "temperature-0.5": {"temperature": 0.5},
     "temperature-to-0.25": {"temperature_end": 0.25},
     "temperature-1": {"temperature_end": 1.0},
     "temperature-0.5-to-0.1": {"temperature": 0.5, "temperature_end": 0.1},
-    "soft-samples": {"sample": "soft"},
+    "soft-samples": {"relaxation": "soft"},
     "as-printed": {"covariance": "as_printed"},
     "diagonal": {"covariance": "diagonal"},
     "fixed": {"covariance": "fixed"},
@@ -103,24 +104,24 @@ def variant(name: str) -> str:
 @torch.no_grad()
 def relaxed_score(trainer: Trainer, images: torch.Tensor) -> float:
     """Bits per dim with samples relaxed as at the end of training: no bound when they are soft."""
-    config, model = trainer.config, trainer.evaluated.eval()
-    temperature = torch.tensor(config.temperature_end)
-    with seeded(config.seed):
+    settings, model = trainer.settings, trainer.evaluated.eval()
+    temperature = torch.tensor(settings.schedule.temperature_end)
+    with seeded(settings.optimisation.seed):
         elbos = [model(part, temperature).elbo for part in images.split(100)]
-    return bits_per_dim(torch.cat(elbos).mean().item(), config.dims)
+    return bits_per_dim(torch.cat(elbos).mean().item(), settings.model.dims)
 
 
 def run(name: str, dataset: str, seed: int, steps: int | None) -> dict:
     changes = {k: v for part in name.split("+") for k, v in VARIANTS[part].items()}
     if steps is not None:
         changes |= {"steps": steps, "eval_every": steps}
-    config = changed(BASE, dataset=dataset, seed=seed, **changes)
-    splits = data.load(config.dataset, config.data_dir, config.image_size)
+    settings = changed(BASE, dataset=dataset, seed=seed, **changes)
+    splits = data.load(dataset, settings.data.data_dir, settings.model.image_size)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(config, splits, Path(folder), name)
+        trainer = Trainer(settings, splits, Path(folder), name)
         trainer.run(show_progress=False)
         last = json.loads((Path(folder) / "metrics.jsonl").read_text().splitlines()[-1])
-        images = splits.valid[: config.eval_images]
+        images = splits.valid[: settings.evaluation.eval_images]
         last["relaxed_valid_bits_per_dim"] = relaxed_score(trainer, images)
     return {
         "variant": name,

@@ -79,6 +79,7 @@ class Container:
 
 
 def digest(*parts: bytes | memoryview) -> bytes:
+    """The first bytes of the SHA-256 of all parts."""
     sha = hashlib.sha256()
     for part in parts:
         sha.update(part)

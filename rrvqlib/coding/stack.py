@@ -56,7 +56,7 @@ class Stack:
         initial: whether the words are arbitrary bits to start from instead.
     """
 
-    def __init__(self, words: np.ndarray | None = None, initial: bool = False):
+    def __init__(self, words: np.ndarray | None = None, *, initial: bool = False):
         words = None if words is None else words.astype(np.uint32)
         # An optional dependency: training and evaluation go without.
         try:
@@ -89,6 +89,7 @@ class Stack:
 
     @property
     def bits(self) -> int:
+        """All that lie on it."""
         return self._coder.num_valid_bits()
 
     @property
@@ -96,6 +97,6 @@ class Stack:
         """Words below the coder's head, and the head; the same if nothing was popped in between."""
         return self._coder.pos()
 
-    def words(self, initial: bool = False) -> np.ndarray:
+    def words(self, *, initial: bool = False) -> np.ndarray:
         """Everything on the stack, uint32; `initial` undoes a start from arbitrary bits."""
         return self._coder.get_compressed(unseal=initial)

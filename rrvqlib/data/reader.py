@@ -133,9 +133,9 @@ def what_is_lost(file: ImageFile) -> tuple[str, ...]:
     # How many pixels there are of each opacity; 255 is opaque.
     if file.has_transparency_data and any(file.convert("RGBA").getchannel("A").histogram()[:255]):
         lost.append("transparent pixels")
-    if isinstance(file, TiffImageFile):
-        if file.tag_v2.get(SAMPLES_PER_PIXEL, 1) > len(file.getbands()):
-            lost.append("a further channel")
+    is_tiff = isinstance(file, TiffImageFile)
+    if is_tiff and file.tag_v2.get(SAMPLES_PER_PIXEL, 1) > len(file.getbands()):
+        lost.append("a further channel")
     return tuple(lost)
 
 

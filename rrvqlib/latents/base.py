@@ -63,7 +63,7 @@ class Latent(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def from_settings(cls, settings: Any, layer: int, learnt_prior: bool) -> Latent:
+    def from_settings(cls, settings: Any, layer: int, *, learnt_prior: bool) -> Latent:
         """The latents of a layer (0 is l = 1).
 
         Args:

@@ -61,16 +61,16 @@ class BinaryLatent(DiscreteLatent):
 
     values = 2
 
-    def __init__(self, size: int, learnt_prior: bool):
+    def __init__(self, size: int, *, learnt_prior: bool):
         super().__init__()
         self.vector_size = self.posterior_size = self.symbols = size
         self.prior_size = size if learnt_prior else 0
 
     @classmethod
     def from_settings(
-        cls, settings: BinarySettings, layer: int, learnt_prior: bool
+        cls, settings: BinarySettings, layer: int, *, learnt_prior: bool
     ) -> BinaryLatent:
-        return cls(settings.embedding_dim, learnt_prior)
+        return cls(settings.embedding_dim, learnt_prior=learnt_prior)
 
     def log_posterior(self, posterior: Tensor) -> Tensor:
         """Logits (B, D, H, W) -> (B, H, W, D, 2) nats."""

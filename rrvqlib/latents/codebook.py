@@ -108,7 +108,9 @@ class CodebookAverage(nn.Module):
     counts: Tensor
     sums: Tensor
 
-    def __init__(self, codebook: Codebook, decay: float, dead_code_threshold: float, learn: bool):
+    def __init__(
+        self, codebook: Codebook, decay: float, dead_code_threshold: float, *, learn: bool
+    ):
         super().__init__()
         self.decay, self.dead_code_threshold, self.learn = decay, dead_code_threshold, learn
         # A fresh code counts as used, or every code would be restarted at the first step.

@@ -25,7 +25,7 @@ class GaussianLatent(Latent):
     # Bounds of log standard deviations: exp(10) nats would overflow long before they help.
     max_log_std = 5.0
 
-    def __init__(self, size: int, learnt_prior: bool):
+    def __init__(self, size: int, *, learnt_prior: bool):
         super().__init__()
         self.vector_size = size
         self.posterior_size = 2 * size
@@ -33,9 +33,9 @@ class GaussianLatent(Latent):
 
     @classmethod
     def from_settings(
-        cls, settings: GaussianSettings, layer: int, learnt_prior: bool
+        cls, settings: GaussianSettings, layer: int, *, learnt_prior: bool
     ) -> GaussianLatent:
-        return cls(settings.embedding_dim, learnt_prior)
+        return cls(settings.embedding_dim, learnt_prior=learnt_prior)
 
     def _split(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_std = channels_last(parameters).float().chunk(2, dim=-1)

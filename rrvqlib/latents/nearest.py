@@ -41,7 +41,7 @@ class NearestLatent(CodebookLatent):
 
     @classmethod
     def from_settings(
-        cls, settings: NearestSettings, layer: int, learnt_prior: bool
+        cls, settings: NearestSettings, layer: int, *, learnt_prior: bool
     ) -> NearestLatent:
         codebook = Codebook(
             settings.size(layer), settings.embedding_dim, "fixed", settings.codebook_init

@@ -29,7 +29,7 @@ class RelaxedLatent(CodebookLatent):
 
     @classmethod
     def from_settings(
-        cls, settings: RelaxedSettings, layer: int, learnt_prior: bool
+        cls, settings: RelaxedSettings, layer: int, *, learnt_prior: bool
     ) -> RelaxedLatent:
         codebook = Codebook(
             settings.size(layer),

@@ -25,7 +25,7 @@ class StochasticLatent(RelaxedLatent):
 
     @classmethod
     def from_settings(
-        cls, settings: StochasticSettings, layer: int, learnt_prior: bool
+        cls, settings: StochasticSettings, layer: int, *, learnt_prior: bool
     ) -> StochasticLatent:
         codebook = Codebook(
             settings.size(layer), settings.embedding_dim, "shared", settings.codebook_init

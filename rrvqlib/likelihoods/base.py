@@ -30,7 +30,7 @@ def clip(mean: Tensor) -> Tensor:
     return mean.clamp(-0.5 + half_bin, 0.5 - half_bin)
 
 
-def log_bin_mass(images: Tensor, mean: Tensor, log_scale: Tensor, edge_bins: bool) -> Tensor:
+def log_bin_mass(images: Tensor, mean: Tensor, log_scale: Tensor, *, edge_bins: bool) -> Tensor:
     """Log of the logistic distribution's mass in each pixel's bin.
 
     Args:

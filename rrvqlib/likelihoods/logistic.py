@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from rrvqlib.likelihoods.base import Channel, Likelihood, clip, log_bin_mass, reals_to_pixels
-from rrvqlib.settings.likelihoods import EdgeLogisticSettings, LogisticSettings
+from rrvqlib.settings.likelihoods import GlobalScaleSettings
 
 
 class Logistic(Likelihood):
@@ -19,7 +19,7 @@ class Logistic(Likelihood):
     parameter_channels = 3
     edge_bins = False
 
-    def __init__(self, scale_per_channel: bool = True):
+    def __init__(self, *, scale_per_channel: bool = True):
         super().__init__()
         # A logistic of this scale has the spread of typical pixels; log_scale 0 would spend the
         # first thousands of steps on finding that out.
@@ -27,11 +27,11 @@ class Logistic(Likelihood):
         self.log_scale = nn.Parameter(torch.full((scales, 1, 1), -2.0))
 
     @classmethod
-    def from_settings(cls, settings: LogisticSettings | EdgeLogisticSettings) -> Logistic:
-        return cls(settings.scale_per_channel)
+    def from_settings(cls, settings: GlobalScaleSettings) -> Logistic:
+        return cls(scale_per_channel=settings.scale_per_channel)
 
     def log_masses(self, images: Tensor, parameters: Tensor) -> Tensor:
-        return log_bin_mass(images, clip(parameters), self.log_scale, self.edge_bins)
+        return log_bin_mass(images, clip(parameters), self.log_scale, edge_bins=self.edge_bins)
 
     def mean(self, parameters: Tensor) -> Tensor:
         return clip(parameters)

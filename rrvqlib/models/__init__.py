@@ -8,6 +8,7 @@ __getattr__, __dir__ = offer(
     from_settings="build",
     hierarchy="HierarchicalVAE",
     one_layer="OneLayerVAE",
+    pixelcnn="GatedPixelCNN",
     two_stage="TwoStageVAE",
     saved="load_model save_model",
 )

@@ -23,7 +23,8 @@ from rrvqlib.nets.convolutions import data_dependent_init
 from rrvqlib.objectives.elbo import ElboTerms
 from rrvqlib.settings.latents import LATENTS
 from rrvqlib.settings.likelihoods import LIKELIHOODS
-from rrvqlib.settings.model import OBJECTIVES, ModelSettings
+from rrvqlib.settings.model import ModelSettings
+from rrvqlib.settings.objectives import OBJECTIVES
 
 
 @dataclass(frozen=True)
@@ -219,7 +220,7 @@ class VAE(nn.Module, PyTorchModelHubMixin, ABC):
                 token=token,
                 allow_patterns=FILES,
             )
-        model = load_model(directory, strict)
+        model = load_model(directory, strict=strict)
         if not isinstance(model, cls):
             raise UserError(f"{model_id} is a {type(model).__name__}; call its from_pretrained")
         return model.to(map_location)
@@ -231,10 +232,10 @@ def build_likelihood(settings: ModelSettings) -> Likelihood:
     return kind.from_settings(settings.likelihood)
 
 
-def build_latent(settings: ModelSettings, layer: int, learnt_prior: bool) -> Latent:
+def build_latent(settings: ModelSettings, layer: int, *, learnt_prior: bool) -> Latent:
     """The latents of a layer (0 is l = 1) that a model's settings name."""
     kind = LATENTS[settings.latent.kind].load()
-    return kind.from_settings(settings.latent, layer, learnt_prior)
+    return kind.from_settings(settings.latent, layer, learnt_prior=learnt_prior)
 
 
 def total(parts: Sequence[Tensor]) -> Tensor:

@@ -26,10 +26,11 @@ from rrvqlib.nets.convolutions import Projection, ResidualStack, conv
 from rrvqlib.settings.latents import (
     LATENTS,
     CodebookSettings,
+    RelaxedDrawSettings,
     RelaxedSettings,
-    StochasticSettings,
 )
-from rrvqlib.settings.model import GreedySettings, ModelSettings, PixelCNNSettings
+from rrvqlib.settings.model import ModelSettings
+from rrvqlib.settings.second_stages import GreedySettings, PixelCNNSettings
 
 
 def under_prior(draw: LatentDraw, log_p: Tensor, codes: int) -> LatentDraw:
@@ -206,13 +207,15 @@ class GreedyPrior(CodePrior):
         self.side = upper
         self.encoder = nn.Sequential(
             conv(D, C),
-            ResidualStack(C, blocks, 1 / ratio, False, scale),
+            ResidualStack(C, blocks, 1 / ratio, transposed=False, init_scale=scale),
             Projection(C, D, 0, 1, 1.0),
         )
         self.latent = relaxed_latent(latent)
         self.unused = UnusedCodes(self.latent.values)
         self.decoder = nn.Sequential(
-            conv(D, C), ResidualStack(C, blocks, ratio, True, scale), Projection(C, D, 0, 1, scale)
+            conv(D, C),
+            ResidualStack(C, blocks, ratio, transposed=True, init_scale=scale),
+            Projection(C, D, 0, 1, scale),
         )
 
     @property
@@ -220,8 +223,15 @@ class GreedyPrior(CodePrior):
         return [self.latent]
 
     def log_prob(self, vectors: Tensor, codebook: Codebook) -> Tensor:
-        """Upper code vectors (B, D, h, w) -> log p(z_1 | z_2) of the codes of the lower codebook,
-        (B, H, W, 1, K)."""
+        """Upper code vectors -> log p(z_1 | z_2) of all codes of the lower codebook.
+
+        Args:
+            vectors: (B, D, h, w).
+            codebook: of the lower layer.
+
+        Returns:
+            (B, H, W, 1, K) nats.
+        """
         return log_responsibilities(channels_last(self.decoder(vectors)), codebook).unsqueeze(-2)
 
     def forward(
@@ -265,7 +275,7 @@ class GreedyPrior(CodePrior):
 
 def relaxed_latent(latent: CodebookSettings) -> RelaxedLatent:
     """The relaxed latents of a greedy layer; above nearest codes, their defaults."""
-    if not isinstance(latent, RelaxedSettings | StochasticSettings):
+    if not isinstance(latent, RelaxedDrawSettings):
         latent = RelaxedSettings(
             codebook_size=latent.codebook_size,
             embedding_dim=latent.embedding_dim,

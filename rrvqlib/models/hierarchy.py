@@ -32,7 +32,7 @@ class HierarchicalVAE(VAE):
             learnt_prior = not (is_top and settings.top_prior == "uniform")
             layers.append(
                 TopDownLayer(
-                    build_latent(settings, index, learnt_prior),
+                    build_latent(settings, index, learnt_prior=learnt_prior),
                     C,
                     grid // above,
                     settings.blocks,

@@ -123,8 +123,10 @@ class GatedPixelCNN(nn.Module):
     def sample(
         self, batch: int, side: int, temperature: float = 1.0, condition: Tensor | None = None
     ) -> Tensor:
-        """Codes (B, side, side): a pass of the vertical stack for every row, and one of the
-        horizontal stack, along its row, for every position.
+        """Codes (B, side, side), drawn one after the other.
+
+        A pass of the vertical stack for every row, and one of the horizontal stack, along its row,
+        for every position.
         """
         device = self.embedding.weight.device
         codes = torch.zeros(batch, side, side, dtype=torch.long, device=device)

@@ -77,7 +77,7 @@ def save_model(model: VAE, directory: Path, dtype: str = "float32", shard_mb: fl
     write_json(directory / CONFIG, asdict(model.settings))
 
 
-def load_model(directory: str | Path, strict: bool = True) -> VAE:
+def load_model(directory: str | Path, *, strict: bool = True) -> VAE:
     """The model of a folder, in float32, ready to evaluate.
 
     Args:
@@ -95,7 +95,7 @@ def load_model(directory: str | Path, strict: bool = True) -> VAE:
     except BadWeights as error:
         raise UserError(f"{error}; train the run again, or copy the files anew") from None
     try:
-        check_weights(weights, lambda: build(settings), strict)
+        check_weights(weights, lambda: build(settings), strict=strict)
     except BadWeights as error:
         raise UserError(
             f"{weight_files(directory)[0]} is not of this model ({error}); copy it anew, or train"
@@ -116,7 +116,8 @@ def load_weights(model: VAE, directory: str | Path) -> None:
     source = load_model(directory)
     target = model.stage_for(source.settings)
     theirs, ours = flattened(source.settings), flattened(target.settings)
-    differing = [name for name in theirs if theirs[name] != ours.get(name)]
+    idle = source.settings.idle()  # given, they would be refused
+    differing = [n for n in theirs if n not in idle and theirs[n] != ours.get(n)]
     if differing:
         flags = ", ".join(f"--{name} {written(theirs[name])}" for name in differing)
         raise UserError(

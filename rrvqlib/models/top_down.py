@@ -47,15 +47,18 @@ class TopDownLayer(nn.Module):
         # The code is a linear function's input here, not an activation's output: no ELU first.
         self.pladder = nn.Sequential(
             conv(vector, channels, 3, 1, init_scale if decoder_input == "add" else 1.0),
-            ResidualStack(channels, ladder_blocks, 1, False, init_scale),
+            ResidualStack(channels, ladder_blocks, 1, transposed=False, init_scale=init_scale),
         )
         joins = decoder_input == "concat"
-        self.dec = ResidualStack(channels, blocks - joins, factor, True, init_scale)
-        self.join = (
-            ResidualBlock(channels, factor if blocks == 1 else 1, True, channels, init_scale)
-            if joins
-            else None
+        self.dec = ResidualStack(
+            channels, blocks - joins, factor, transposed=True, init_scale=init_scale
         )
+        self.join = None
+        if joins:
+            resizes = factor if blocks == 1 else 1
+            self.join = ResidualBlock(
+                channels, resizes, transposed=True, joined=channels, init_scale=init_scale
+            )
 
     def forward(
         self, features: Tensor, state: Tensor, temperature: Tensor | None

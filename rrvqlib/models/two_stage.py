@@ -12,7 +12,8 @@ from rrvqlib.latents.codebook import CodebookLatent
 from rrvqlib.likelihoods.base import Likelihood
 from rrvqlib.models.base import VAE, Inference, only
 from rrvqlib.models.code_priors import CodePrior
-from rrvqlib.settings.model import SECOND_STAGES, ModelSettings
+from rrvqlib.settings.model import ModelSettings
+from rrvqlib.settings.second_stages import SECOND_STAGES
 
 
 class TwoStageVAE(VAE):
@@ -28,7 +29,7 @@ class TwoStageVAE(VAE):
 
     def __init__(self, settings: ModelSettings, first: VAE):
         super().__init__(settings)
-        self.first = first.requires_grad_(False)
+        self.first = first.requires_grad_(requires_grad=False)
         stage = settings.second_stage
         kind = SECOND_STAGES[stage.kind].load()
         self.code_prior: CodePrior = kind(settings, stage, settings.latent)
@@ -51,7 +52,7 @@ class TwoStageVAE(VAE):
     def stage_for(self, settings: ModelSettings) -> VAE:
         return self if settings == self.settings else self.first
 
-    def train(self, mode: bool = True) -> TwoStageVAE:
+    def train(self, mode: bool = True) -> TwoStageVAE:  # noqa: FBT001, FBT002 (as torch has it)
         """As ever, but the first stage stays as in evaluation: its moving averages rest."""
         super().train(mode)
         self.first.eval()

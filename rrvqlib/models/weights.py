@@ -146,7 +146,7 @@ class WithoutNumbers(TorchFunctionMode):
 
 
 def check_weights(
-    weights: dict[str, Tensor], make: Callable[[], nn.Module], strict: bool = True
+    weights: dict[str, Tensor], make: Callable[[], nn.Module], *, strict: bool = True
 ) -> None:
     """Make sure that weights are a model's, and numbers, before it is given any memory.
 

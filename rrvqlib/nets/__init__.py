@@ -7,5 +7,4 @@ __getattr__, __dir__ = offer(
     convolutions="ResidualBlock ResidualStack Projection conv up_conv linear data_dependent_init",
     encoder="BottomUp ConvEncoder MLPEncoder",
     decoder="ConvDecoder MLPDecoder",
-    pixelcnn="GatedPixelCNN",
 )

@@ -105,6 +105,7 @@ class ResidualBlock(nn.Module):
         self,
         channels: int,
         factor: float = 1,
+        *,
         transposed: bool = False,
         joined: int = 0,
         init_scale: float = 0.1,
@@ -129,10 +130,17 @@ class ResidualBlock(nn.Module):
 class ResidualStack(nn.Sequential):
     """`blocks` residual blocks; the first resizes."""
 
-    def __init__(self, channels: int, blocks: int, factor: float, transposed: bool, scale: float):
+    def __init__(
+        self, channels: int, blocks: int, factor: float, *, transposed: bool, init_scale: float
+    ):
         super().__init__(
             *(
-                ResidualBlock(channels, factor if i == 0 else 1, transposed, init_scale=scale)
+                ResidualBlock(
+                    channels,
+                    factor if i == 0 else 1,
+                    transposed=transposed,
+                    init_scale=init_scale,
+                )
                 for i in range(blocks)
             )
         )
@@ -153,7 +161,9 @@ class Projection(nn.Module):
     ):
         super().__init__()
         if blocks:  # App. C for L = 5: the blocks take over the upscaling
-            self.blocks = ResidualStack(inputs, blocks, factor, factor > 1, init_scale)
+            self.blocks = ResidualStack(
+                inputs, blocks, factor, transposed=factor > 1, init_scale=init_scale
+            )
             factor = 1
         else:
             self.blocks = nn.Identity()
@@ -168,8 +178,10 @@ class Projection(nn.Module):
 
 @torch.no_grad()
 def data_dependent_init(model: nn.Module, run: Callable[[], object]) -> None:
-    """Set gains and biases so that every weight-normed layer's output has mean 0 and its
-    `init_scale` as standard deviation, channel by channel (Salimans and Kingma 2016).
+    """Set gains and biases from a batch (Salimans and Kingma 2016).
+
+    Every weight-normed layer's output then has mean 0 and the layer's `init_scale` as standard
+    deviation, channel by channel.
 
     Args:
         model: holds the layers.

@@ -40,7 +40,7 @@ def head(image_size: int, grid: int, channels: int, outputs: int, init_scale: fl
     dec1 of App. C is a transposed convolution of stride 2.
     """
     layers: list[nn.Module] = [
-        ResidualStack(channels, 1, 2, True, init_scale)
+        ResidualStack(channels, 1, 2, transposed=True, init_scale=init_scale)
         for _ in range(int(math.log2(image_size // grid)) - 1)
     ]
     return Head(*layers, nn.ELU(), up_conv(channels, outputs, 5, stride=2, init_scale=0.1))
@@ -61,7 +61,7 @@ class ConvDecoder(nn.Module):
     ):
         super().__init__()
         self.unproject = conv(inputs, channels, 3)
-        self.blocks = ResidualStack(channels, blocks, 1, True, init_scale)
+        self.blocks = ResidualStack(channels, blocks, 1, transposed=True, init_scale=init_scale)
         self.head = head(image_size, grid, channels, outputs, init_scale)
 
     def forward(self, vectors: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ def stem(image_size: int, grid: int, channels: int, init_scale: float) -> nn.Seq
     """
     layers = [conv(3, channels, 5, stride=2)]
     for _ in range(int(math.log2(image_size // grid)) - 1):
-        layers.append(ResidualStack(channels, 1, 1 / 2, False, init_scale))
+        layers.append(ResidualStack(channels, 1, 1 / 2, transposed=False, init_scale=init_scale))
     return nn.Sequential(*layers)
 
 
@@ -42,7 +42,11 @@ class BottomUp(nn.Module):
         super().__init__()
         self.enc = nn.ModuleList([stem(image_size, pyramid[0], channels, init_scale)])
         for below, grid in zip(pyramid, pyramid[1:], strict=False):
-            self.enc.append(ResidualStack(channels, blocks, grid / below, False, init_scale))
+            self.enc.append(
+                ResidualStack(
+                    channels, blocks, grid / below, transposed=False, init_scale=init_scale
+                )
+            )
 
     def forward(self, reals: Tensor) -> list[Tensor]:
         """Reals (B, 3, S, S) -> one (B, C, H_l, W_l) for each layer, l = 1 first."""
@@ -74,7 +78,7 @@ class ConvEncoder(nn.Module):
     ):
         super().__init__()
         self.stem = stem(image_size, grid, channels, init_scale)
-        self.blocks = ResidualStack(channels, blocks, 1, False, init_scale)
+        self.blocks = ResidualStack(channels, blocks, 1, transposed=False, init_scale=init_scale)
         self.project = conv(channels, outputs, 1)
 
     def forward(self, reals: Tensor) -> Tensor:

@@ -35,15 +35,22 @@ class ElboTerms:
     prior_entropies: tuple[Tensor | None, ...] = ()
 
     @property
-    def kl(self) -> Tensor:  # (B, L) nats per image
+    def kl(self) -> Tensor:
+        """Of each layer, (B, L) nats per image."""
         return torch.stack([kl.flatten(1).sum(1) for kl in self.kl_maps], dim=1)
 
     @property
-    def elbo(self) -> Tensor:  # (B,) nats per image, larger is better
+    def elbo(self) -> Tensor:
+        """(B,) nats per image, larger is better."""
         return self.log_likelihood - self.kl.sum(1)
 
     @property
-    def log_weight(self) -> Tensor:  # (B,) nats, log p(x, z) - log q(z | x)
+    def log_weight(self) -> Tensor:
+        """Log p(x, z) - log q(z | x) of the codes drawn, (B,) nats.
+
+        Raises:
+            ValueError: the draws were relaxed.
+        """
         if self.log_ratio is None:
             raise ValueError("relaxed draws have no weight; call the model without a temperature")
         return self.log_likelihood + self.log_ratio

@@ -18,7 +18,7 @@ from rrvqlib.latents.divergences import categorical_kl
 from rrvqlib.latents.draws import categorical
 from rrvqlib.latents.relaxed import RelaxedLatent
 from rrvqlib.objectives.elbo import ElboTerms
-from rrvqlib.settings.model import LeaveOneOutSettings, VimcoSettings
+from rrvqlib.settings.objectives import ScoreFunctionSettings
 
 if TYPE_CHECKING:
     from rrvqlib.models.one_layer import OneLayerVAE
@@ -101,7 +101,7 @@ def draw_codes(model: OneLayerVAE, images: Tensor) -> Draws:
     """
     latent, objective = model.latent, model.settings.objective
     assert isinstance(latent, RelaxedLatent)
-    assert isinstance(objective, LeaveOneOutSettings | VimcoSettings)
+    assert isinstance(objective, ScoreFunctionSettings)
     B, M = len(images), objective.num_samples
     log_q = latent.log_posterior(model.encode(images))  # (B, H, W, 1, K)
     log_p = latent.log_prior(model.prior(B))

@@ -49,10 +49,8 @@ class AdaMax:
         size = self._size(spread, count)
         steps = rates / (BETA1**count - 1)  # negative: downhill
         # Chosen by `where`, not multiplied by `wanted`: 0 times NaN is NaN.
-        for value, part, divisor, step in zip(
-            self.values.split(self.sizes), average.split(self.sizes), size.split(self.sizes),
-            steps.unbind(), strict=True,
-        ):  # fmt: skip
+        parts = (tensor.split(self.sizes) for tensor in (self.values, average, size))
+        for value, part, divisor, step in zip(*parts, steps.unbind(), strict=True):
             moved = torch.addcdiv(value, part * step.to(part.dtype), divisor)
             torch.where(wanted, moved, value, out=value)
         for old, new in ((self.average, average), (self.spread, spread), (self.count, count)):

@@ -83,8 +83,11 @@ def estimate(settings: RunSettings) -> Cost:
 
 
 class Counts(NamedTuple):
-    """Of a model: its parameters; FLOPs of an image, forward and backward; bytes that a forward
-    pass of one image, and of two, keeps for the backward pass."""
+    """Of a model.
+
+    Its parameters; FLOPs of an image, forward and backward; bytes that a forward pass of one image,
+    and of two, keeps for the backward pass.
+    """
 
     parameters: int
     flops: int
@@ -181,9 +184,9 @@ def seconds_per_image(
         loss.backward()
 
     on_gpu = device.type == "cuda"
-    seconds = timed(one_pass, on_gpu)
+    seconds = timed(one_pass, use_cuda=on_gpu)
     if on_gpu or seconds < 1:  # else what the first pass sets up does not matter
-        seconds = min(timed(one_pass, on_gpu) for _ in range(2))
+        seconds = min(timed(one_pass, use_cuda=on_gpu) for _ in range(2))
     return seconds / n
 
 
@@ -207,7 +210,7 @@ def saved_bytes(model: torch.nn.Module, forward: Callable[[], object]) -> int:
     return sum(size for storage, size in found.items() if storage not in own)
 
 
-def timed(call: Callable[[], None], use_cuda: bool) -> float:
+def timed(call: Callable[[], None], *, use_cuda: bool) -> float:
     """Seconds that a call takes."""
     start = time.perf_counter()
     call()

@@ -59,7 +59,7 @@ def finishing_seconds(run: Trainer) -> float:
     return RESERVE_FACTOR * expected + RESERVE_FLOOR
 
 
-def finish(run: Trainer, label: str = "", complete: bool = True) -> dict[str, Any]:
+def finish(run: Trainer, label: str = "", *, complete: bool = True) -> dict[str, Any]:
     """Write model, results and pictures; return the results.
 
     Args:
@@ -78,7 +78,7 @@ def finish(run: Trainer, label: str = "", complete: bool = True) -> dict[str, An
         )
     save_model(model, run.out, settings.machine.weights_dtype, settings.machine.shard_mb)
     with run.uncompiled():
-        results = records.final_results(model, run.splits, settings, complete, label)
+        results = records.final_results(model, run.splits, settings, label, complete=complete)
         pictures.write_run_pictures(model, run.splits.test, run.out, settings.optimisation.seed)
     run.progress.seconds = run.clock.spent
     describe(run)

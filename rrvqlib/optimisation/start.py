@@ -16,7 +16,7 @@ from rrvqlib.settings.run import RunSettings
 INIT_IMAGES = 256  # of the batch that data-dependent initialisation sees
 
 
-def first_model(settings: RunSettings, images: Tensor, resumed: bool) -> VAE:
+def first_model(settings: RunSettings, images: Tensor, *, resumed: bool) -> VAE:
     """A model as it is before the first step, the same in every process.
 
     Args:

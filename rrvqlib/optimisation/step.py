@@ -46,6 +46,7 @@ class Step:
         settings: RunSettings,
         rank: int = 0,
         processes: int = 1,
+        *,
         bf16: bool = False,
         all_mean: Callable[[Tensor], Tensor] = lambda values: values,
     ):

@@ -64,15 +64,15 @@ class Trainer:
         check_processes(settings, self.processes.count)
         self.progress = Progress()
         images = splits.train.to(self.device)
-        self.model = first_model(settings, images, resumed)
+        self.model = first_model(settings, images, resumed=resumed)
         self.compute = Step(
             self.model,
             images,
             settings,
             self.processes.rank,
             self.processes.count,
-            uses_bf16(settings.machine.precision, self.device),
-            self.processes.mean,
+            bf16=uses_bf16(settings.machine.precision, self.device),
+            all_mean=self.processes.mean,
         )
         self.on_device: Callable[[], None] = self.compute  # or a recording of it
         self.plateau = Plateau(schedule.lr, schedule.lr_min, schedule.plateau_patience)
@@ -155,7 +155,7 @@ class Trainer:
         if self.processes.is_main:
             reports.describe(self)  # first: from then on the folder is known to be a run's
             log = MetricsLog(self.out, progress.step)
-        with true_float32(), self.progress_bar(show_progress and log is not None) as bar:
+        with true_float32(), self.progress_bar(shown=show_progress and log is not None) as bar:
             self.prepare(bar)
             while not self.done:
                 before = progress.position
@@ -171,7 +171,7 @@ class Trainer:
                 if signum:
                     raise Stopped(int(signum), progress.step)
 
-    def progress_bar(self, shown: bool) -> tqdm:
+    def progress_bar(self, *, shown: bool) -> tqdm:
         """Over the steps; by the clock, over the schedule in per cent."""
         unit: dict[str, Any] = {"unit": "step"}
         if self.settings.schedule.seconds:

@@ -54,8 +54,8 @@ def train(
             return read_json(results_path)  # finished before
     label = "scoring " if show_progress else ""
 
-    def finish(complete: bool) -> dict[str, Any] | None:
-        return reports.finish(trainer, label, complete) if processes.is_main else None
+    def finish(*, complete: bool) -> dict[str, Any] | None:
+        return reports.finish(trainer, label, complete=complete) if processes.is_main else None
 
     with StopRequest() as stop:
         try:

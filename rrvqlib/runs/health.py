@@ -6,7 +6,7 @@ import math
 from statistics import mean
 from typing import Any
 
-from rrvqlib.settings.latents import NearestSettings, RelaxedSettings, StochasticSettings
+from rrvqlib.settings.latents import NearestSettings, RelaxedDrawSettings
 from rrvqlib.settings.model import ModelSettings
 from rrvqlib.settings.run import RunSettings
 
@@ -98,7 +98,7 @@ def hot_temperature(settings: RunSettings, metrics: list, last: dict) -> list[st
     """Relaxed samples that tell the decoder more than categorical ones will."""
     gap = last["valid_bits_per_dim"] - last["train_loss_bits_per_dim"]
     latent = settings.model.latent
-    soft = isinstance(latent, RelaxedSettings | StochasticSettings) and latent.relaxation == "soft"
+    soft = isinstance(latent, RelaxedDrawSettings) and latent.relaxation == "soft"
     if soft and gap > 0.2:
         return [
             f"with hard samples the score is {gap:.2f} bits/dim worse than with the soft ones of"

@@ -37,7 +37,7 @@ def forward_passes(splits: Splits, settings: RunSettings) -> int:
 
 
 def final_results(
-    model: VAE, splits: Splits, settings: RunSettings, complete: bool, label: str = ""
+    model: VAE, splits: Splits, settings: RunSettings, label: str = "", *, complete: bool
 ) -> dict[str, Any]:
     """The contents of `results.json`.
 

@@ -68,14 +68,9 @@ class CodebookSettings(LatentSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RelaxedSettings(CodebookSettings):
-    """Codes whose posterior is the responsibilities of the codebook, Eq. (2) and (6)."""
+class RelaxedDrawSettings(CodebookSettings):
+    """Codes that are drawn, by a relaxation in training."""
 
-    kind: Literal["relaxed"] = "relaxed"
-    covariance: Literal["isotropic", "diagonal", "as_printed", "fixed"] = setting(
-        "isotropic",
-        "of codes: isotropic (correct normaliser), diagonal, as_printed (Eq 6), fixed (Eq 2)",
-    )
     prior: Literal["embedding", "direct"] = setting(
         "embedding", "p(z_l | above): embedding (Eq 7) or direct (softmax of logits)"
     )
@@ -85,16 +80,21 @@ class RelaxedSettings(CodebookSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class StochasticSettings(CodebookSettings):
+class RelaxedSettings(RelaxedDrawSettings):
+    """Codes whose posterior is the responsibilities of the codebook, Eq. (2) and (6)."""
+
+    kind: Literal["relaxed"] = "relaxed"
+    covariance: Literal["isotropic", "diagonal", "as_printed", "fixed"] = setting(
+        "isotropic",
+        "of codes: isotropic (correct normaliser), diagonal, as_printed (Eq 6), fixed (Eq 2)",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StochasticSettings(RelaxedDrawSettings):
     """SQ-VAE's codes: one variance for all of them, and a Gaussian term in training."""
 
     kind: Literal["stochastic"] = "stochastic"
-    prior: Literal["embedding", "direct"] = setting(
-        "embedding", "p(z_l | above): embedding (Eq 7) or direct (softmax of logits)"
-    )
-    relaxation: Literal["straight-through", "soft"] = setting(
-        "straight-through", "of draws in training: straight-through or soft"
-    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,19 +18,24 @@ class LikelihoodSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LogisticSettings(LikelihoodSettings):
-    """Logistics around the decoder's means, with scales of their own (Kingma et al. 2016)."""
+class GlobalScaleSettings(LikelihoodSettings):
+    """Logistics whose scales are learnt, not decoded."""
 
-    kind: Literal["logistic"] = "logistic"
     scale_per_channel: bool = setting(True, "one scale per colour channel, else one for all")
 
 
 @dataclass(frozen=True, kw_only=True)
-class EdgeLogisticSettings(LikelihoodSettings):
+class LogisticSettings(GlobalScaleSettings):
+    """Logistics around the decoder's means, with scales of their own (Kingma et al. 2016)."""
+
+    kind: Literal["logistic"] = "logistic"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EdgeLogisticSettings(GlobalScaleSettings):
     """The same, with outermost bins that reach to infinity."""
 
     kind: Literal["logistic-edge"] = "logistic-edge"
-    scale_per_channel: bool = setting(True, "one scale per colour channel, else one for all")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
-from rrvqlib.settings.fields import Kind, SettingError, Settings, Sides, part, setting
+from rrvqlib.settings.fields import SettingError, Settings, Sides, part, setting
 from rrvqlib.settings.latents import LATENTS, MAX_WIDTH, CodebookSettings, LatentSettings
 from rrvqlib.settings.likelihoods import LIKELIHOODS, LikelihoodSettings
+from rrvqlib.settings.objectives import OBJECTIVES, ObjectiveSettings
+from rrvqlib.settings.second_stages import SECOND_STAGES, NoSecondStage, SecondStageSettings
 
 # Beyond these a network would not be built in an hour, or fit into any memory; a foreign
 # config.json may ask for them.
@@ -32,99 +34,11 @@ def parse_sides(text: str) -> Sides:
     return tuple(sides)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ObjectiveSettings(Settings):
-    """What all objectives have."""
-
-    kind: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ElboSettings(ObjectiveSettings):
-    """The ELBO, Eq. (5)."""
-
-    kind: Literal["elbo"] = "elbo"
-
-
-@dataclass(frozen=True, kw_only=True)
-class LeaveOneOutSettings(ObjectiveSettings):
-    """The ELBO's gradient by the score function, without a relaxation."""
-
-    kind: Literal["leave-one-out"] = "leave-one-out"
-    num_samples: int = setting(8, "M, draws an image in training", at_least=2, at_most=MAX_WIDTH)
-
-
-@dataclass(frozen=True, kw_only=True)
-class VimcoSettings(ObjectiveSettings):
-    """The importance-weighted bound's gradient by the score function."""
-
-    kind: Literal["vimco"] = "vimco"
-    num_samples: int = setting(8, "M, draws an image in training", at_least=2, at_most=MAX_WIDTH)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SecondStageSettings(Settings):
-    """What all second stages have: a prior learnt over the codes of a finished, frozen model."""
-
-    kind: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class NoSecondStage(SecondStageSettings):
-    """The model's own prior."""
-
-    kind: Literal["none"] = "none"
-
-
-@dataclass(frozen=True, kw_only=True)
-class PixelCNNSettings(SecondStageSettings):
-    """A PixelCNN over each grid of codes (VQ-VAE)."""
-
-    kind: Literal["pixelcnn"] = "pixelcnn"
-    prior_channels: int = setting(
-        64, "width of the second stage's networks", at_least=1, at_most=MAX_WIDTH
-    )
-    prior_blocks: int = setting(
-        5,
-        "gated layers of a PixelCNN; residual blocks of a greedy layer",
-        at_least=1,
-        at_most=MAX_BLOCKS,
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class GreedySettings(SecondStageSettings):
-    """A layer of relaxed codes above the frozen ones (HQA)."""
-
-    kind: Literal["greedy"] = "greedy"
-    prior_channels: int = setting(
-        64, "width of the second stage's networks", at_least=1, at_most=MAX_WIDTH
-    )
-    prior_blocks: int = setting(
-        5,
-        "gated layers of a PixelCNN; residual blocks of a greedy layer",
-        at_least=1,
-        at_most=MAX_BLOCKS,
-    )
-
-
 MODELS = {
     "hierarchy": "rrvqlib.models.hierarchy:HierarchicalVAE",
     "one-layer": "rrvqlib.models.one_layer:OneLayerVAE",
 }
 TWO_STAGES = "rrvqlib.models.two_stage:TwoStageVAE"
-OBJECTIVES = {
-    "elbo": Kind(ElboSettings),
-    "leave-one-out": Kind(
-        LeaveOneOutSettings, "rrvqlib.objectives.score_function:leave_one_out_terms"
-    ),
-    "vimco": Kind(VimcoSettings, "rrvqlib.objectives.score_function:vimco_terms"),
-}
-SECOND_STAGES = {
-    "none": Kind(NoSecondStage),
-    "pixelcnn": Kind(PixelCNNSettings, "rrvqlib.models.code_priors:PixelCNNPrior"),
-    "greedy": Kind(GreedySettings, "rrvqlib.models.code_priors:GreedyPrior"),
-}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from helpers import normal
+
 from rrvqlib.latents.draws import (
     categorical,
     gumbel_noise,
@@ -21,10 +23,6 @@ from rrvqlib.latents.draws import (
 EXACT = settings(derandomize=True, deadline=None, max_examples=40)
 DRAWS = 100_000
 PROBABILITIES = torch.tensor([0.5, 0.25, 0.15, 0.09, 0.01])
-
-
-def normal(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def assert_frequencies(codes, probabilities):

@@ -8,13 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rrvqlib.latents.codebook import COVARIANCES, Codebook, CodebookAverage, nearest_codes
+from helpers import COVARIANCES, normal
+
+from rrvqlib.latents.codebook import Codebook, CodebookAverage, nearest_codes
 
 EXACT = settings(derandomize=True, deadline=None, max_examples=40)
-
-
-def normal(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("covariance", COVARIANCES)
@@ -184,7 +182,7 @@ def test_codes_learnt_by_a_loss_are_only_counted():
 @pytest.mark.parametrize("learn", [True, False])
 def test_a_dead_code_restarts_at_a_feature_and_its_averages_restart_with_it(learn):
     codebook = Codebook(3, 2, "fixed")
-    average = CodebookAverage(codebook, 0.5, 0.1, learn)
+    average = CodebookAverage(codebook, 0.5, 0.1, learn=learn)
     features = normal(6, 2) + 50
     codes = torch.tensor([0, 0, 0, 1, 1, 1])  # code 2 is never chosen: 1 -> 1/2 -> ... < 0.1
     for _ in range(3):

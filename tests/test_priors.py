@@ -9,15 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributions import Categorical, MultivariateNormal
 
+from helpers import normal
+
 from rrvqlib.latents.codebook import Codebook
 from rrvqlib.latents.priors import PRIORS, log_prior, parameters_per_variable
-from rrvqlib.objectives.elbo import categorical_kl
+from rrvqlib.latents.divergences import categorical_kl
 
 EXACT = settings(derandomize=True, deadline=None, max_examples=40)
-
-
-def normal(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def codebook_of(K, D, covariance="isotropic", seed=0):
