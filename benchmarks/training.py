@@ -36,7 +36,9 @@ def step(device: str, *, bf16: bool) -> Step:
 
 def training_step(repeats: int, device: str) -> list[Timing]:
     """float32 against bfloat16 autocast."""
-    return in_turns({"float32": step(device, bf16=False), "bfloat16": step(device, bf16=True)}, repeats)
+    return in_turns(
+        {"float32": step(device, bf16=False), "bfloat16": step(device, bf16=True)}, repeats
+    )
 
 
 def peak_memory_mib(device: str) -> float:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from rrvqlib.errors import UserError
-from rrvqlib.settings.fields import SettingError, Settings, Sides
-from rrvqlib.settings.flat import places, written
+from rrvqlib.settings.fields import SettingError, Settings, Sides, in_words
+from rrvqlib.settings.flat import Place, places, written
 from rrvqlib.settings.model import parse_sides
 
 
@@ -80,8 +80,14 @@ def add_settings(parser: argparse.ArgumentParser, kind: type[Settings]) -> None:
             f"--{name}",
             metavar=metavar,
             default=argparse.SUPPRESS,
-            help=f"{place.help} (default: {written(place.default)})".replace("%", "%%"),
+            help=f"{place.help} ({about(place)})".replace("%", "%%"),
         )
+
+
+def about(place: Place) -> str:
+    """The range and the default of a setting."""
+    limits = in_words(place.limits) + "; " if any(place.limits.values()) else ""
+    return f"{limits}default: {written(place.default)}"
 
 
 def read_settings(args: argparse.Namespace, kind: type[Settings]) -> dict[str, Any]:

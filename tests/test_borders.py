@@ -166,7 +166,7 @@ def test_another_model_s_folder_is_refused(tmp_path):
     save_model(
         build(changed(TINY, model="one-layer", latent="nearest", pyramid=(4,)).model), tmp_path
     )
-    with pytest.raises(UserError, match="missing"):
+    with pytest.raises(UserError, match="is a OneLayerVAE; call its"):
         HierarchicalVAE.from_pretrained(str(tmp_path))
 
 

@@ -18,22 +18,21 @@ from helpers import TINY, VQVAE
 from safetensors.torch import load_file, save_file
 
 import rrvqlib
+from rrvqlib import files
 from rrvqlib.errors import UserError
-from rrvqlib.models import build
-from rrvqlib.runs import checkpoint
-from rrvqlib.runs.checkpoint import (
+from rrvqlib.files import (
+    LOCK,
+    UNFINISHED,
     check_writable,
-    load_model,
-    load_state,
     only_writer,
     prepare_directory,
     read_json,
-    save_model,
-    save_state,
     write_atomically,
     write_json,
 )
-from rrvqlib.settings.flat import changed
+from rrvqlib.models import build, load_model, save_model
+from rrvqlib.runs import load_state, save_state
+from rrvqlib.settings import changed
 
 STATE = {
     "config": {"lr": 1e-3, "pyramid": [4, 2], "name": "tiny", "ema": None, "on": True},
@@ -111,8 +110,10 @@ def test_a_foreign_file_is_refused(content, tmp_path):
         load_state(path)
 
 
-@pytest.mark.parametrize("metadata", [None, {}, {"tree": "[1]"}, {"tree": "3"}, {"tree": "{"},
-                                      {"tree": '{"tensor": "missing"}'}])  # fmt: skip
+TREES = ["[1]", "3", "{", '{"tensor": "missing"}']
+
+
+@pytest.mark.parametrize("metadata", [None, {}, *({"tree": tree} for tree in TREES)])
 def test_foreign_safetensors_are_refused(metadata, tmp_path):
     path = tmp_path / "checkpoint.safetensors"
     save_file({"a": torch.ones(2)}, path, metadata)
@@ -127,6 +128,11 @@ def test_a_folder_in_the_checkpoint_s_place_is_refused(tmp_path):
         load_state(tmp_path / "checkpoint.safetensors")
 
 
+def names(folder):
+    """Of the files in a folder, but for the lock that writers leave behind."""
+    return sorted(path.name for path in folder.iterdir() if path.name != LOCK)
+
+
 def test_files_can_be_read_by_others_whatever_the_umask(tmp_path):
     old = os.umask(0o077)
     try:
@@ -134,8 +140,7 @@ def test_files_can_be_read_by_others_whatever_the_umask(tmp_path):
         save_model(build(TINY.model), tmp_path)
     finally:
         os.umask(old)
-    assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "config.json", "model.safetensors", "run.json"]  # fmt: skip
+    assert names(tmp_path) == ["config.json", "model.safetensors", "run.json"]
     for path in tmp_path.iterdir():
         assert stat.S_IMODE(path.stat().st_mode) == 0o644, path
 
@@ -151,7 +156,7 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, mon
     with pytest.raises(KeyboardInterrupt):
         write_atomically(path, half)
     with monkeypatch.context() as m, pytest.raises(UserError, match="file"):
-        m.setattr(checkpoint.os, "replace", lambda *_: (_ for _ in ()).throw(OSError(5, "I/O")))
+        m.setattr(files.os, "replace", lambda *_: (_ for _ in ()).throw(OSError(5, "I/O")))
         write_atomically(path, lambda temporary: temporary.write_text("new"))
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
@@ -159,10 +164,10 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, mon
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from rrvqlib.runs import checkpoint
+from rrvqlib import files
 
-checkpoint.os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-checkpoint.write_atomically(Path(sys.argv[1]), lambda temporary: temporary.write_text("new"))
+files.os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+files.write_atomically(Path(sys.argv[1]), lambda temporary: temporary.write_text("new"))
 """
 
 
@@ -172,12 +177,12 @@ def test_a_kill_between_write_and_rename_leaves_the_old_file(tmp_path):
     killed = subprocess.run([sys.executable, "-c", KILLED, path], timeout=120)
     assert killed.returncode == -signal.SIGKILL
     assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 2
-    (tmp_path / (checkpoint.UNFINISHED + "model")).mkdir()
+    (tmp_path / (UNFINISHED + "model")).mkdir()
     prepare_directory(tmp_path)  # of a command that only adds pictures to a folder
     assert len(list(tmp_path.iterdir())) == 3
     with only_writer(tmp_path):  # the next run clears up
         pass
-    assert list(tmp_path.iterdir()) == [path]
+    assert names(tmp_path) == ["file"]
 
 
 @pytest.mark.parametrize("place", ["missing/file", "file/below", "folder"])
@@ -216,16 +221,37 @@ def test_links_stay_and_devices_are_not_replaced(tmp_path):
 
 
 def test_two_writers_of_one_folder_are_one_too_many(tmp_path):
-    (tmp_path / (checkpoint.UNFINISHED + "old")).touch()
+    (tmp_path / (UNFINISHED + "old")).touch()
     with only_writer(tmp_path):
-        mine = tmp_path / (checkpoint.UNFINISHED + "mine")
-        mine.touch()
-        with pytest.raises(UserError, match="another training.*choose another --out"):
-            with only_writer(tmp_path):
-                pass
-        assert list(tmp_path.iterdir()) == [mine]
+        mine = UNFINISHED + "mine"
+        (tmp_path / mine).touch()
+        busy = pytest.raises(UserError, match="another training.*choose another --out")
+        with busy, only_writer(tmp_path):
+            pass
+        assert names(tmp_path) == [mine]
     with only_writer(tmp_path):
-        assert not list(tmp_path.iterdir())
+        assert not names(tmp_path)
+
+
+HOLDS = """
+import sys, time
+from pathlib import Path
+from rrvqlib.files import only_writer
+
+with only_writer(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_killed_writer_leaves_no_lock(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", HOLDS, tmp_path], stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(UserError, match="another training"), only_writer(tmp_path):
+            pass
+        other.kill()
+    with only_writer(tmp_path):
+        pass
 
 
 @contextmanager
@@ -266,7 +292,7 @@ def test_a_model_is_loaded_as_from_pretrained_does(kind, tmp_path, capsys):
     ours = load_model(tmp_path)
     assert capsys.readouterr().out == ""  # standard output belongs to the commands
     theirs = type(model).from_pretrained(str(tmp_path))
-    assert ours.config == theirs.config == model.settings and not ours.training
+    assert ours.settings == theirs.settings == model.settings and not ours.training
     for name, value in model.state_dict().items():
         assert torch.equal(ours.state_dict()[name], value)
         assert torch.equal(theirs.state_dict()[name], value)
@@ -305,20 +331,31 @@ def test_weights_of_another_model_are_refused(model_folder):
         load_model(model_folder)
 
 
+WRONG = {
+    "channels": ["4", 4.0, True, None, 0],
+    "init_scale": ["big"],
+    "pyramid": [8, "4,2", [4, "2"], [4.5, 2], []],
+    "kind": ["cnn", 3],
+    "likelihood": ["normal", None, {}],
+    "likelihood.kind": ["normal", 3],
+    "likelihood.scale_per_channel": [1, "no"],
+    "likelihood.components": [5],  # of a mixture alone
+    "latent.codebook_size": [[[4]], [0], "4"],
+    "latent.covariance": [None],
+    "unknown": [1],
+    "latent.unknown": [1],
+}
+
+
 @pytest.mark.parametrize(
-    "change",
-    [
-        {"channels": "4"}, {"channels": 4.0}, {"channels": True}, {"channels": None},
-        {"channels": 0}, {"init_scale": "big"}, {"scale_per_channel": 1},
-        {"scale_per_channel": "no"}, {"likelihood": "normal"}, {"components": 0},
-        {"pyramid": 4}, {"pyramid": "4,2"}, {"pyramid": [4, "2"]}, {"pyramid": [4.5, 2]},
-        {"pyramid": []}, {"codebook_size": [[4]]}, {"codebook_size": [0]}, {"model": "cnn"}, {"model": 3},
-        {"covariance": None}, {"unknown": 1},
-    ],
-)  # fmt: skip
-def test_settings_of_the_wrong_kind_are_refused(change, model_folder):
+    ("place", "value"), [(place, value) for place, values in WRONG.items() for value in values]
+)
+def test_settings_of_the_wrong_kind_are_refused(place, value, model_folder):
     path = model_folder / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    settings = json.loads(path.read_text())
+    part, _, name = place.rpartition(".")
+    (settings[part] if part else settings)[name] = value
+    path.write_text(json.dumps(settings))
     with pytest.raises(UserError, match=r"config\.json does not describe a model"):
         load_model(model_folder)
 

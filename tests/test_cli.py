@@ -6,7 +6,6 @@ import resource
 import shutil
 import subprocess
 import sys
-from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -14,13 +13,24 @@ import torch
 from helpers import TINY_FLAGS, write_images
 from PIL import Image
 
-from rrvqlib import cli, compress, diagnose, evaluate, reconstruct, sample, train
-from rrvqlib.runs import RUNS
-from rrvqlib.runs.checkpoint import CHECKPOINT, only_writer
-from rrvqlib.settings.run import RunSettings
+from rrvqlib import cli, compress, data, diagnose, evaluate, reconstruct, sample, train
+from rrvqlib.errors import UserError
+from rrvqlib.files import LOCK, only_writer
+from rrvqlib.runs import RUNS, scoring
+from rrvqlib.runs.checkpoint import CHECKPOINT
+from rrvqlib.runs.folder import check_same_images
+from rrvqlib.settings import RunSettings
+from rrvqlib.settings.flat import places
 
-COMMANDS = {"train": train, "evaluate": evaluate, "sample": sample, "reconstruct": reconstruct,
-            "diagnose": diagnose, "compress": compress}  # fmt: skip
+COMMANDS = {
+    "train": train,
+    "evaluate": evaluate,
+    "sample": sample,
+    "reconstruct": reconstruct,
+    "diagnose": diagnose,
+    "compress": compress,
+}
+PLACES = places(RunSettings)
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
 
@@ -46,6 +56,17 @@ def refused(capsys):
         return lines[0]
 
     return check
+
+
+def names(folder):
+    """Of the files in a folder, but for the lock that a training leaves behind."""
+    return sorted(path.name for path in folder.iterdir() if path.name != LOCK)
+
+
+def contents(folder):
+    """The same, with what is in them."""
+    paths = (folder / name for name in names(folder))
+    return {path.name: path.read_bytes() for path in paths if path.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -89,21 +110,24 @@ def test_help_is_quick_and_does_not_import_torch(name):
 
 def test_help_names_every_setting_and_every_run():
     text = train.make_parser().format_help()
-    for field in fields(RunSettings):
-        assert f"--{field.name} " in text
-        assert " ".join(field.metadata["help"].split()[:3]) in " ".join(text.split())
+    for name, place in PLACES.items():
+        assert f"--{name} " in text
+        assert " ".join(place.help.split()[:3]) in " ".join(text.split())
     for name, run in RUNS.items():
         assert name in text and run.cost in text and run.expect in text
 
 
 def test_flags_are_parsed_to_their_fields_types():
-    args = train.make_parser().parse_args(
-        ["--pyramid", "16*2,8", "--lr", "1e-2", "--steps", "7", "--compile", "yes",
-         "--dataset", "npz:a.npz"]
-    )  # fmt: skip
-    assert cli.read_fields(args, RunSettings) == {
-        "pyramid": (16, 16, 8), "lr": 0.01, "steps": 7, "compile": True, "dataset": "npz:a.npz"
-    }  # fmt: skip
+    line = "--pyramid 16*2,8 --lr 1e-2 --steps 7 --compile yes --dataset npz:a.npz --latent binary"
+    args = train.make_parser().parse_args(line.split())
+    assert cli.read_settings(args, RunSettings) == {
+        "pyramid": (16, 16, 8),
+        "lr": 0.01,
+        "steps": 7,
+        "compile": True,
+        "dataset": "npz:a.npz",
+        "latent": "binary",
+    }
 
 
 # What the commands do when nothing is wrong.
@@ -151,64 +175,107 @@ def test_data_lie_where_training_found_them(run_folder, refused):
     """Without --data_dir the run's own holds."""
     path = run_folder / "run.json"
     description = json.loads(path.read_text())
-    description["settings"] |= {"dataset": "cifar10", "data_dir": str(run_folder / "mine")}
+    description["settings"]["data"] |= {"dataset": "cifar10", "data_dir": str(run_folder / "mine")}
     path.write_text(json.dumps(description))
-    config_path = run_folder / "config.json"
-    config = json.loads(config_path.read_text())
+    config = json.loads((run_folder / "config.json").read_text())
     assert config["image_size"] == 8  # refused before anything is downloaded
     refused(evaluate, run_folder, mentions="cifar10")
 
 
 # Bad input.
 
+HUGE = "1" + 22 * "0"
+# Setting -> values out of range; behind "with", what it plays a part beside.
 OUT_OF_RANGE = {
-    "image_size": ("0", "-8", "1"), "pyramid": ("0", "32", "5", "4,8", "16,-8"),
-    "codebook_size": ("0", "-1", "4,4,4", "1" + 22 * "0"), "embedding_dim": ("0",),
-    "channels": ("0", "-3"), "blocks": ("0",),
-    "ladder_blocks": ("-1",), "init_scale": ("0", "-1", "nan", "inf"), "commitment": ("-1", "nan"),
-    "prior_channels": ("0",), "prior_blocks": ("0", "-1"), "samples": ("1", "0", "1" + 22 * "0"),
-    "codebook_decay": ("0", "1", "-0.5"), "dead_code_threshold": ("-0.1",),
-    "seed": ("-1", "99999999999"), "steps": ("0", "-1"),
-    "batch_size": ("0", "-8", "1" + 22 * "0"), "lr": ("0", "-1e-3", "nan", "inf", "1e300"),
-    "components": ("0", "-1"), "seconds": ("-1", "nan", "inf"), "shard_mb": ("0", "-5"),
-    "codebook_lr_factor": ("0", "nan"), "lr_warmup": ("-1",),
-    "lr_min": ("-1", "1", "nan"), "plateau_patience": ("0",), "max_grad_norm": ("-1", "nan"),
-    "grad_skip_factor": ("-1", "inf"), "max_skipped": ("0",), "ema": ("-0.1", "1", "2"),
-    "temperature": ("0", "-1", "nan"), "temperature_end": ("0", "2"),
-    "temperature_fraction": ("-0.1", "1.5"), "kl_warmup": ("-1", "1.01"),
-    "free_nats": ("-1", "nan", "1e300"), "eval_every": ("0",), "eval_images": ("-1",),
-    "save_every": ("0",),
-    "iw_k": ("-1",), "iw_images": ("-1",), "grad_accumulation": ("0", "-1"),
-}  # fmt: skip
-CHOICES = {f.name for f in fields(RunSettings) if f.metadata["choices"]}
+    "image_size": "0 -8 1",
+    "pyramid": "0 32 5 4,8 16,-8",
+    "codebook_size": f"0 -1 4,4,4 {HUGE}",
+    "embedding_dim": "0",
+    "channels": "0 -3",
+    "blocks": "0",
+    "ladder_blocks": "-1",
+    "init_scale": "0 -1 nan inf",
+    "commitment": "-1 nan with --latent nearest",
+    "codebook_decay": "0 1 -0.5 with --latent nearest",
+    "dead_code_threshold": "-0.1 with --latent nearest",
+    "components": "0 -1 with --likelihood mixture",
+    "num_samples": f"1 0 {HUGE} with --model one-layer --pyramid 16 --objective vimco",
+    "prior_channels": "0 with --model one-layer --pyramid 16 --second_stage pixelcnn",
+    "prior_blocks": "0 -1 with --model one-layer --pyramid 16 --second_stage pixelcnn",
+    "seed": "-1 99999999999",
+    "batch_size": f"0 -8 {HUGE}",
+    "codebook_lr_factor": "0 nan",
+    "max_grad_norm": "-1 nan",
+    "grad_skip_factor": "-1 inf",
+    "max_skipped": "0",
+    "ema_decay": "-0.1 1 2",
+    "free_nats": "-1 nan 1e300",
+    "steps": "0 -1",
+    "seconds": "-1 nan inf",
+    "lr": "0 -1e-3 nan inf 1e300",
+    "lr_warmup": "-1",
+    "lr_min": "-1 1 nan",
+    "plateau_patience": "0",
+    "temperature": "0 -1 nan",
+    "temperature_end": "0 2",
+    "temperature_fraction": "-0.1 1.5",
+    "kl_warmup": "-1 1.01",
+    "eval_every": "0",
+    "eval_images": "-1",
+    "save_every": "0",
+    "iw_k": "-1",
+    "iw_images": "-1",
+    "grad_accumulation": "0 -1",
+    "shard_mb": "0 -5",
+}
+PARSED = [name for name, place in PLACES.items() if not place.choices and place.type is not str]
+NUMBERS = [name for name in PARSED if PLACES[name].type is not bool]
+CHOICES = [name for name, place in PLACES.items() if place.choices]
 
 
-def test_every_setting_out_of_range_is_refused(refused):
-    numeric = {f.name for f in fields(RunSettings) if f.type in ("int", "float", "Sides")}
-    assert numeric == OUT_OF_RANGE.keys()  # a new field needs a rule, and a row here
-    for name, values in OUT_OF_RANGE.items():
-        for value in values:
-            refused(train, f"--{name}={value}", mentions=("--", "must be"))
-    for name in CHOICES:
-        refused(train, f"--{name}", "nonsense", mentions=(f"--{name} nonsense", "one of"))
+@pytest.mark.parametrize("name", NUMBERS)
+def test_every_setting_out_of_range_is_refused(name, refused):
+    values, _, beside = OUT_OF_RANGE[name].partition(" with ")  # a new one needs a row there
+    for value in values.split():
+        line = refused(train, f"--{name}={value}", *beside.split(), mentions=": must ")
+        assert line.startswith((f"error: --{name} ", "error: --lr_min ", "error: --pyramid "))
 
 
-def test_settings_that_do_not_go_together_are_refused(refused):
-    for argv, text in (
-        (("--batch_size", 8, "--grad_accumulation", 3), "multiple of grad_accumulation"),
-        (("--cuda_graphs", "true", "--grad_accumulation", 2), "auto or false"),
-        (("--model", "one-layer", "--latent", "nearest"), "one side only"),
-        (("--network", "mlp"), "conv"),
-        (("--codebook_size", "4,4"), "one number or one for each"),
-    ):
-        refused(train, *argv, mentions=text)
+def test_no_row_of_these_is_left_over():
+    assert OUT_OF_RANGE.keys() == set(NUMBERS)
 
 
-def test_values_that_cannot_be_parsed_are_refused(refused):
-    for field in fields(RunSettings):
-        if field.type in ("int", "float", "bool", "Sides"):
-            for value in ("abc", "", "1..2"):
-                refused(train, f"--{field.name}", value, mentions=f"--{field.name} ")
+@pytest.mark.parametrize("name", CHOICES)
+def test_every_other_choice_is_refused(name, refused):
+    beside = ("--latent", "nearest") if name == "codebook_update" else ()
+    refused(train, f"--{name}", "nonsense", *beside, mentions=(f"--{name} nonsense", "must be one"))
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("--batch_size 8 --grad_accumulation 3", "--batch_size 8: must be a multiple of"),
+        ("--cuda_graphs true --grad_accumulation 2", "--cuda_graphs true: must be auto or false"),
+        ("--model one-layer --latent nearest", "--pyramid 16*2,8,4: must have one side"),
+        ("--network mlp", "--network mlp: plays no part in a hierarchy"),
+        ("--codebook_size 4,4", "--codebook_size 4*2: must be one number, or one for each"),
+        ("--latent gaussian --codebook_size 4", "--codebook_size 4: plays no part with latent"),
+        ("--commitment 0.5", "--commitment 0.5: plays no part with latent relaxed; leave it out"),
+        ("--plateau_patience 3", "--plateau_patience 3: plays no part with schedule cosine"),
+        ("--objective vimco", "--objective vimco: must be elbo"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(line, says, refused):
+    refused(train, *line.split(), mentions=says)
+
+
+@pytest.mark.parametrize("name", PARSED)
+def test_values_that_cannot_be_parsed_are_refused(name, refused):
+    for value in ("abc", "", "1..2"):
+        refused(train, f"--{name}", value, mentions=f"--{name} {value}: must be ")
+
+
+def test_a_whole_number_is_written_as_one(refused):
     refused(train, "--steps", "1e3", mentions="a whole number")
 
 
@@ -234,15 +301,14 @@ def test_bad_data_are_refused(refused, tmp_path):
     (tmp_path / "text.npz").write_text("not numpy")
     np.savez(tmp_path / "objects.npz", train_images=np.array([{}], dtype=object))
     out = ("--out", tmp_path / "out")
-    for dataset in ("mnist", "npz:", f"npz:{tmp_path}/none.npz", f"npz:{tmp_path}/cut.npz",
-                    f"npz:{tmp_path}/text.npz", f"npz:{tmp_path}/objects.npz",
-                    f"npz:{tmp_path}", "npz:~nobody-of-this-name/x", "folder:",
-                    f"folder:{tmp_path}/none"):  # fmt: skip
+    bad = [f"npz:{tmp_path}/{name}.npz" for name in ("none", "cut", "text", "objects")]
+    bad += ["mnist", "npz:", f"npz:{tmp_path}", "npz:~nobody-of-this-name/x"]
+    for dataset in (*bad, "folder:", f"folder:{tmp_path}/none"):
         refused(train, *TINY_FLAGS, "--dataset", dataset, *out)
     wrong_size = [*TINY_FLAGS, "--dataset", images, "--image_size", "16"]
     refused(train, *wrong_size, *out, mentions=("8x8", "16"))
     refused(train, *TINY_FLAGS, "--dataset", "cifar10", *out, mentions="32")
-    assert not list((tmp_path / "out").iterdir())
+    assert not names(tmp_path / "out")
 
 
 def test_paths_that_cannot_be_written_are_refused(refused, finished, tmp_path):
@@ -251,9 +317,9 @@ def test_paths_that_cannot_be_written_are_refused(refused, finished, tmp_path):
     for place in (tmp_path / "file", tmp_path / "file" / "below", "/dev/null/x", "/proc/x"):
         refused(train, *here, "--out", place, mentions=(str(place), "choose another"))
     for place in (tmp_path / "none" / "s.png", tmp_path / "file" / "s.png", tmp_path):
+        mentions = (str(place), "choose another")
         for command in (sample, reconstruct):
-            refused(command, finished[0], "--n", 1, "--out", place,
-                    mentions=(str(place), "choose another"))  # fmt: skip
+            refused(command, finished[0], "--n", 1, "--out", place, mentions=mentions)
     assert (tmp_path / "file").read_text() == "precious"
 
 
@@ -271,23 +337,24 @@ def test_a_folder_without_permission_is_refused(refused, finished, tmp_path):
 
 def test_a_run_is_not_overwritten(refused, run_folder, finished):
     here = [*TINY_FLAGS, "--dataset", finished[1], "--out", run_folder]
-    before = {p.name: p.read_bytes() for p in run_folder.iterdir() if p.is_file()}
+    before = contents(run_folder)
     refused(train, *here, mentions=("--resume", "another --out"))
     (run_folder / CHECKPOINT).unlink()  # as in a published folder
     assert "--resume" not in refused(train, *here, mentions=("another --out"))
     refused(train, *here, "--resume", mentions=("nothing to resume",))
     del before[CHECKPOINT]
-    assert before == {p.name: p.read_bytes() for p in run_folder.iterdir() if p.is_file()}
+    assert before == contents(run_folder)
 
 
-@pytest.mark.parametrize("name", ["config.json", "samples.png", "reconstructions.png",
-                                  "metrics.jsonl", "run.json"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name", "config.json samples.png reconstructions.png metrics.jsonl run.json".split()
+)
 def test_a_user_s_own_files_are_not_overwritten(name, refused, finished, tmp_path):
     (tmp_path / name).write_text('{"precious": 1}')
     here = [*TINY_FLAGS, "--dataset", finished[1], "--out", tmp_path]
     line = refused(train, *here, mentions=(name, "choose another --out"))
     assert "--resume" not in line  # there is nothing to resume
-    assert [p.name for p in tmp_path.iterdir()] == [name]
+    assert names(tmp_path) == [name]
     assert (tmp_path / name).read_text() == '{"precious": 1}'
 
 
@@ -307,10 +374,14 @@ def test_a_run_does_not_lie_among_its_images(refused, tmp_path, monkeypatch):
         Image.new("L", (8, 8), number).save(tmp_path / "set" / "class" / f"{number}.png")
     before = sorted(tmp_path.rglob("*"))
     monkeypatch.chdir(tmp_path / "set")
-    for images, out in ((".", "run"), (".", "."), (tmp_path / "link", "class/deep/run"),
-                        (tmp_path / "set", "../link/run")):  # fmt: skip
-        refused(train, *TINY_FLAGS, "--dataset", f"folder:{images}", "--out", out,
-                mentions=(f"--out {out}", "choose another --out"))  # fmt: skip
+    for images, out in (
+        (".", "run"),
+        (".", "."),
+        (tmp_path / "link", "class/deep/run"),
+        (tmp_path / "set", "../link/run"),
+    ):
+        here = [*TINY_FLAGS, "--dataset", f"folder:{images}", "--out", out]
+        refused(train, *here, mentions=(f"--out {out}", "choose another --out"))
     assert before == sorted(tmp_path.rglob("*"))
 
 
@@ -319,7 +390,7 @@ def test_two_trainings_do_not_share_a_folder(refused, finished, tmp_path):
     with only_writer(tmp_path):
         for more in ((), ("--resume",)):
             refused(train, *here, *more, mentions=("another training", "choose another --out"))
-    assert not list(tmp_path.iterdir())
+    assert not names(tmp_path)
 
 
 @pytest.mark.parametrize("command", [sample, reconstruct, compress], ids=lambda c: c.__name__)
@@ -327,7 +398,7 @@ def test_a_bad_out_is_found_before_the_work(command, refused, finished, tmp_path
     def work(*_):
         raise AssertionError("too late")
 
-    monkeypatch.setattr("rrvqlib.runs.checkpoint.load_model", work)
+    monkeypatch.setattr("rrvqlib.models.saved.load_model", work)
     monkeypatch.setattr("rrvqlib.runs.folder.load_model", work)
     argv = ["encode", finished[0], "a.png"] if command is compress else [finished[0]]
     for out in (tmp_path / "none" / "x.png", tmp_path, "/dev/null"):
@@ -344,48 +415,50 @@ def test_resume_needs_the_run_s_own_settings_and_data(refused, run_folder, finis
     call(train, *here, "--dataset", finished[1])  # finished: nothing to do
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "model.safetensors").touch()
-    refused(train, *TINY_FLAGS, "--out", tmp_path / "new", "--resume", "--dataset", finished[1],
-            mentions="nothing to resume")  # fmt: skip
+    here = [*TINY_FLAGS, "--out", tmp_path / "new", "--resume", "--dataset", finished[1]]
+    refused(train, *here, mentions="nothing to resume")
 
 
 def test_a_damaged_run_folder_is_refused(refused, run_folder, finished):
     resume = [*TINY_FLAGS, "--dataset", finished[1], "--out", run_folder, "--resume"]
-    contents = {p.name: p.read_bytes() for p in run_folder.iterdir() if p.is_file()}
+    whole = contents(run_folder)
 
     def damaged(name, content, *commands):
         (run_folder / name).write_bytes(content)
         for command, *argv in commands:
             refused(command, *argv, mentions=name)
-        (run_folder / name).write_bytes(contents[name])
+        (run_folder / name).write_bytes(whole[name])
 
     readers = [(c, run_folder) for c in (evaluate, sample, reconstruct)]
-    cut = {name: content[: len(content) // 2] for name, content in contents.items()}
-    flipped = bytearray(contents[CHECKPOINT])
+    cut = {name: content[: len(content) // 2] for name, content in whole.items()}
+    flipped = bytearray(whole[CHECKPOINT])
     flipped[-5] ^= 4
     damaged(CHECKPOINT, bytes(flipped), (train, *resume))
     damaged(CHECKPOINT, cut[CHECKPOINT], (train, *resume))
-    damaged(CHECKPOINT, contents["model.safetensors"], (train, *resume))
+    damaged(CHECKPOINT, whole["model.safetensors"], (train, *resume))
     damaged("model.safetensors", cut["model.safetensors"], *readers)
-    damaged("model.safetensors", contents[CHECKPOINT], *readers)
+    damaged("model.safetensors", whole[CHECKPOINT], *readers)
     damaged("config.json", b'{"channels": "four"}', *readers)
+    damaged("config.json", b'{"latent": {"kind": "codebook"}}', *readers)
     damaged("config.json", cut["config.json"], *readers)
-    for content in (b"[]", b"{}", b'{"settings": {"steps": "x"}}', b'{"settings": 3}',
-                    cut["run.json"]):  # fmt: skip
+    settings = [3, {"steps": 9}, {"schedule": {"steps": "x"}}, {"model": {"latent": 3}}]
+    others = [json.dumps({"settings": value}).encode() for value in settings]
+    for content in (b"[]", b"{}", *others, cut["run.json"]):
         damaged("run.json", content, (evaluate, run_folder), (diagnose, run_folder))
-    line = json.loads(contents["metrics.jsonl"].splitlines()[-1])
-    for wrong in ({"kl_bits_per_dim": [1.0]}, {"kl_bits_per_dim": [1.0, None]},
-                  {"perplexity": [1.0]}):  # fmt: skip
+    line = json.loads(whole["metrics.jsonl"].splitlines()[-1])
+    bits = "kl_bits_per_dim"
+    for wrong in ({bits: [1.0]}, {bits: [1.0, None]}, {"perplexity": [1.0]}):
         damaged("metrics.jsonl", json.dumps(line | wrong).encode(), (diagnose, run_folder))
     for content in (b"{", b"{}\n", b"3\n", b"\xff\n", b'{"step": "x"}\n', cut["metrics.jsonl"]):
         damaged("metrics.jsonl", content, (diagnose, run_folder))
     (run_folder / "metrics.jsonl").write_text("")
     refused(diagnose, run_folder, mentions="no evaluation yet")
-    (run_folder / "metrics.jsonl").write_bytes(contents["metrics.jsonl"])
+    (run_folder / "metrics.jsonl").write_bytes(whole["metrics.jsonl"])
     for name in ("config.json", "model.safetensors"):
         (run_folder / name).unlink()
         for command, *argv in readers:
             refused(command, *argv, mentions=(name, "missing"))
-        (run_folder / name).write_bytes(contents[name])
+        (run_folder / name).write_bytes(whole[name])
     call(train, *resume)  # nothing was lost
 
 
@@ -400,7 +473,7 @@ def test_data_that_are_gone_or_others_are_told_from_the_run_s(run_folder, refuse
     path = run_folder / "run.json"
     description = json.loads(path.read_text())
     for images in ("npz:gone.npz", write_images(tmp_path / "other.npz", test=5)):
-        description["settings"]["dataset"] = images
+        description["settings"]["data"]["dataset"] = images
         path.write_text(json.dumps(description))
         for command in (evaluate, reconstruct):
             refused(command, run_folder, mentions=(images, "--dataset"))
@@ -409,11 +482,18 @@ def test_data_that_are_gone_or_others_are_told_from_the_run_s(run_folder, refuse
 
 def test_readers_refuse_wrong_values(refused, finished, tmp_path):
     folder = finished[0]
-    for argv in (("--batch_size", 0), ("--limit", -1), ("--iw_k", -1), ("--iw_k", 2, "--iw_images",
-                 0), ("--seed", -1), ("--seed", 2**70), ("--dataset", "mnist")):  # fmt: skip
-        refused(evaluate, folder, *argv, mentions="")
-    for argv in (("--n", 0), ("--n", -3), ("--temperature", -1), ("--temperature", "nan"),
-                 ("--temperature", "inf"), ("--seed", -1)):  # fmt: skip
+    for line in (
+        "--batch_size 0",
+        "--limit -1",
+        "--iw_k -1",
+        "--iw_images 0 --iw_k 2",
+        "--seed -1",
+        f"--seed {2**70}",
+    ):
+        refused(evaluate, folder, *line.split(), mentions=line.split()[0])
+    refused(evaluate, folder, "--dataset", "mnist", mentions="mnist")
+    temperatures = [("--temperature", value) for value in (-1, "nan", "inf")]
+    for argv in (("--n", 0), ("--n", -3), *temperatures, ("--seed", -1)):
         refused(sample, folder, *argv, "--out", tmp_path / "s.png", mentions=argv[0])
     refused(reconstruct, folder, "--n", 0, mentions="--n")
     for command in (evaluate, sample, reconstruct, diagnose):
@@ -474,9 +554,15 @@ def test_other_runtime_errors_keep_their_traceback(text):
         cli.run(main)
 
 
+# Begins when the reader has left, if standard output is a pipe.
 PRINTS = """
-import sys
+import select, stat, os, sys
 from rrvqlib import cli
+if stat.S_ISFIFO(os.fstat(1).st_mode):
+    reader = select.poll()
+    reader.register(1, select.POLLERR)
+    while not any(events & select.POLLERR for _, events in reader.poll()):
+        pass
 cli.run(lambda _: print("x" * int(sys.argv[1])))
 """
 
@@ -484,11 +570,9 @@ cli.run(lambda _: print("x" * int(sys.argv[1])))
 @pytest.mark.parametrize("length", [10, 100_000])  # fits the buffer, does not
 @pytest.mark.parametrize(("to", "code", "says"), [("| true", 141, ""), ("> /dev/full", 2, "error")])
 def test_output_that_goes_nowhere_is_no_traceback(to, code, says, length):
-    # The reader has left before anything is written.
-    late = PRINTS.replace("cli.run", "import time; time.sleep(0.3); cli.run")
     command = f'"$0" -c "$1" {length} {to}; exit ${{PIPESTATUS[0]}}'
     done = subprocess.run(
-        ["bash", "-c", command, sys.executable, late], capture_output=True, text=True
+        ["bash", "-c", command, sys.executable, PRINTS], capture_output=True, text=True
     )
     assert done.returncode == code, done.stderr
     assert done.stderr.startswith(says) and len(done.stderr.splitlines()) == bool(says)
@@ -510,8 +594,8 @@ def test_resume_begins_where_there_is_nothing_yet(finished, tmp_path, capsys):
     assert "starting at step 0" in capsys.readouterr().err
     first = (tmp_path / "new" / "results.json").read_text()
     (tmp_path / "new" / CHECKPOINT).unlink()
-    for name in ("results.json", "config.json", "model.safetensors", "samples.png",
-                 "reconstructions.png"):  # fmt: skip
+    finishing = "results.json config.json model.safetensors samples.png reconstructions.png"
+    for name in finishing.split():
         (tmp_path / "new" / name).unlink()
     call(train, *here)  # run.json and metrics.jsonl alone: killed before the first checkpoint
     assert (tmp_path / "new" / "results.json").read_text() == first
@@ -534,44 +618,32 @@ def test_absurd_numbers_are_refused_with_a_reason(n, refused, finished, tmp_path
     refused(reconstruct, finished[0], "--n", n, *out, mentions=("--n", "at most"))
     for flag in ("--iw_k", "--batch_size", "--limit"):
         refused(evaluate, finished[0], flag, n * 10**6, mentions=(flag, "at most"))
-    settings = {"--blocks": n, "--pyramid": f"4*{n}", "--lr": 1e38, "--channels": n * 10,
-                "--codebook_size": n * 10, "--image_size": n}  # fmt: skip
-    for flag, value in settings.items():
+    settings = {"--blocks": n, "--pyramid": f"4*{n}", "--lr": 1e38, "--image_size": n}
+    for flag, value in (settings | {"--channels": n * 10, "--codebook_size": n * 10}).items():
         refused(train, *TINY_FLAGS, flag, value, "--out", tmp_path / "r", mentions=flag)
 
 
 def test_a_run_that_learnt_nothing_fails(refused, finished, tmp_path):
     cold = ("--temperature", "1e-40", "--temperature_end", "1e-40")
-    refused(train, *TINY_FLAGS, "--dataset", finished[1], "--out", tmp_path / "r", *cold,
-            mentions=("steps were skipped", "nothing was learnt"))  # fmt: skip
+    here = [*TINY_FLAGS, "--dataset", finished[1], "--out", tmp_path / "r", *cold]
+    refused(train, *here, mentions=("steps were skipped", "nothing was learnt"))
     assert not (tmp_path / "r" / "results.json").exists()
 
 
 def test_other_pixels_under_the_same_name_are_noticed(run_folder, finished, tmp_path):
-    import numpy as np
-
     path = finished[1].removeprefix("npz:")
     arrays = dict(np.load(path, allow_pickle=False))
     moved = tmp_path / "images.npz"
     np.savez(moved, **{name: 255 - images for name, images in arrays.items()})
-    from rrvqlib import data
-    from rrvqlib.errors import UserError
-    from rrvqlib.runs.folder import check_same_images
-
     check_same_images(run_folder, finished[1], data.load(finished[1]))
     with pytest.raises(UserError, match="other pixels"):
         check_same_images(run_folder, f"npz:{moved}", data.load(f"npz:{moved}"))
 
 
 def test_a_score_that_is_no_number_is_an_error(refused, finished, monkeypatch):
-    import rrvqlib.runs.scoring
-
-    real = rrvqlib.runs.scoring.score
-    monkeypatch.setattr(
-        rrvqlib.runs.scoring,
-        "score",
-        lambda *a, **k: real(*a, **k) | {"bits_per_dim": float("nan")},
-    )
+    real = scoring.score
+    wrong = {"bits_per_dim": float("nan")}
+    monkeypatch.setattr(scoring, "score", lambda *args: real(*args) | wrong)
     refused(evaluate, finished[0], "--json", mentions=("bits_per_dim", "not a number"))
 
 

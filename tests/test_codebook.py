@@ -5,10 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers import COVARIANCES, normal
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from helpers import COVARIANCES, normal
 
 from rrvqlib.latents.codebook import Codebook, CodebookAverage, nearest_codes
 

@@ -3,9 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
-
 from helpers import normal
+from torch import nn
 
 from rrvqlib.nets.convolutions import (
     Projection,

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import normal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-
-from helpers import normal
 
 from rrvqlib.latents.draws import (
     categorical,

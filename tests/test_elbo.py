@@ -5,14 +5,18 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers import normal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributions import Categorical, Independent, Normal, kl_divergence
 
-from helpers import normal
-
 from rrvqlib.latents.divergences import categorical_kl, gaussian_kl
-from rrvqlib.objectives.elbo import ElboTerms, bits_per_dim, importance_weighted_bound, training_loss
+from rrvqlib.objectives.elbo import (
+    ElboTerms,
+    bits_per_dim,
+    importance_weighted_bound,
+    training_loss,
+)
 
 EXACT = settings(derandomize=True, deadline=None, max_examples=40)
 

@@ -7,17 +7,23 @@ from dataclasses import asdict
 
 import pytest
 import torch
+from helpers import lively as lively_everywhere
+from helpers import note_draws, random_images
 from scipy import stats
 from torch import nn
 
 from rrvqlib.errors import UserError
+from rrvqlib.latents import NearestLatent
 from rrvqlib.likelihoods import pixels_to_reals
-from rrvqlib.models import MODELS, HierarchicalVAE, RelaxedVQVAE, build
+from rrvqlib.models import HierarchicalVAE, OneLayerVAE, TwoStageVAE, build
 from rrvqlib.nets.convolutions import ResidualBlock
-from rrvqlib.objectives import RIVALS
-from rrvqlib.objectives.elbo import importance_weighted_bound, training_loss
-from rrvqlib.settings.flat import changed
-from rrvqlib.settings.model import ModelSettings, parse_sides
+from rrvqlib.objectives import importance_weighted_bound, training_loss
+from rrvqlib.settings import ModelSettings, changed
+from rrvqlib.settings.latents import LATENTS
+from rrvqlib.settings.likelihoods import LIKELIHOODS
+from rrvqlib.settings.model import MODELS, parse_sides
+from rrvqlib.settings.objectives import OBJECTIVES
+from rrvqlib.settings.second_stages import SECOND_STAGES
 
 TINY = changed(
     ModelSettings(),
@@ -40,48 +46,40 @@ HIERARCHIES = {
     "concat": changed(TINY, decoder_input="concat", blocks=2, covariance="as_printed"),
     "codes-per-layer": changed(TINY, codebook_size=(2, 5), ladder_blocks=1),
     "one-grid": changed(TINY, pyramid=(1, 1, 1), image_size=2),
+    "bits": changed(TINY, latent="binary", ladder_blocks=1),
 }
 ONE_OF_EACH = {
     "hierarchy": THREE,
     "gaussian-hierarchy": changed(THREE, latent="gaussian"),
-    "vqvae": changed(ONE_LAYER, model="one-layer", latent="nearest"),
-    "vqvae-loss": changed(ONE_LAYER, model="one-layer", latent="nearest", codebook_update="loss"),
+    "binary-hierarchy": changed(THREE, latent="binary"),
+    "vqvae": changed(ONE_LAYER, latent="nearest"),
+    "vqvae-loss": changed(ONE_LAYER, latent="nearest", codebook_update="loss"),
     "relaxed-vqvae": ONE_LAYER,
     "relaxed-vqvae-mlp": changed(ONE_LAYER, network="mlp"),
-    "spatial-vae": changed(ONE_LAYER, model="one-layer", latent="gaussian"),
-    "spatial-vae-mlp": changed(ONE_LAYER, model="one-layer", latent="gaussian", network="mlp"),
+    "spatial-vae": changed(ONE_LAYER, latent="gaussian"),
+    "spatial-vae-mlp": changed(ONE_LAYER, latent="gaussian", network="mlp"),
 }
-each_model = pytest.mark.parametrize("config", ONE_OF_EACH.values(), ids=ONE_OF_EACH.keys())
+each_model = pytest.mark.parametrize("settings", ONE_OF_EACH.values(), ids=ONE_OF_EACH.keys())
 
 
-def random_images(n, size, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8, generator=generator)
-
-
-def lively(config, seed=0):
-    """A model whose weights are all random, the learnt vector too, and far from a flat prior."""
-    torch.manual_seed(seed)
-    model = build(config).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if not name.startswith("likelihood."):
-                parameter.add_(0.4 * torch.randn_like(parameter))
-    return model
+def lively(settings, seed=0):
+    """A model whose pixels are as noisy as at the start."""
+    return lively_everywhere(settings, seed=seed, by=0.4, but="likelihood.")
 
 
 # The evidence of a tiny model, by adding up every state of its latent variables.
 
 
-def all_codes(config):
-    """Every joint state: for each layer int64 (N, side, side)."""
-    sizes = [side**2 for side in config.pyramid]
+def all_codes(settings):
+    """Every joint state: for each layer int64 (N, side, side, G)."""
+    shapes = [(s, s, G) for s, (G, _) in zip(settings.pyramid, settings.alphabets, strict=True)]
+    sizes = [math.prod(shape) for shape in shapes]
     states = [
-        range(K) for K, n in zip(config.codes_per_layer, sizes, strict=True) for _ in range(n)
+        range(K) for (_, K), n in zip(settings.alphabets, sizes, strict=True) for _ in range(n)
     ]
     table = torch.tensor(list(itertools.product(*states)))
     parts = table.split(sizes, dim=1)
-    return [p.unflatten(1, (s, s)) for p, s in zip(parts, config.pyramid, strict=True)]
+    return [part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
 @torch.no_grad()
@@ -95,27 +93,26 @@ def walk(model, image, codes):
         return table.gather(-1, codes[index].unsqueeze(-1)).double().flatten(1).sum(1)
 
     if isinstance(model, HierarchicalVAE):
-        features = model.encoder(reals)
-
-        def choose(index, layer, state):
+        features, state = model.encoder(reals), model.decoder.top(N)
+        for index in reversed(range(L)):
+            layer = model.layers[index]
             q = layer.latent.log_posterior(layer.posterior(features[index], state))
             log_q[:, index] = log_of(q, index)
             log_p[:, index] = log_of(layer.latent.log_prior(layer.prior(state)), index)
-            return layer.latent.lookup(codes[index])
-
-        mean = model.decoder(N, choose)
+            state = layer.decode(state, layer.latent.lookup(codes[index]))
+        parameters = model.decoder.head(state)
     else:
         log_q[:, 0] = log_of(model.latent.log_posterior(model.encoder(reals)), 0)
-        log_p[:, 0] = -model.settings.latent_variables * math.log(model.settings.codes[0])
-        mean = model.decoder(model.latent.lookup(codes[0]))
-    log_x = model.likelihood.log_prob(image.expand(N, -1, -1, -1), mean).double()
+        log_p[:, 0] = -model.settings.positions * math.log(model.settings.latent.size(0))
+        parameters = model.decoder(model.latent.lookup(codes[0]))
+    log_x = model.likelihood.log_prob(image.expand(N, -1, -1, -1), parameters).double()
     return log_x, log_q, log_p
 
 
-def row_of(config, codes):
+def row_of(settings, codes):
     """Where drawn codes stand in `all_codes`."""
     row = torch.zeros(len(codes[0]), dtype=torch.int64)
-    for layer, K in zip(codes, config.codes_per_layer, strict=True):
+    for layer, (_, K) in zip(codes, settings.alphabets, strict=True):
         for digit in layer.flatten(1).unbind(1):
             row = row * K + digit
     return row
@@ -123,12 +120,12 @@ def row_of(config, codes):
 
 @pytest.fixture(scope="module", params=[*HIERARCHIES, "one-layer"])
 def enumerated(request):
-    config = {**HIERARCHIES, "one-layer": ONE_LAYER}[request.param]
+    settings = {**HIERARCHIES, "one-layer": ONE_LAYER}[request.param]
     # Of a few seeds the one whose importance weights vary little, so that 10,000 draws suffice.
-    model, image = lively(config, seed=3), random_images(1, config.image_size)
+    model, image = lively(settings, seed=3), random_images(1, settings.image_size)
     with torch.no_grad():
         model.likelihood.log_scale.fill_(-1.3)
-    codes = all_codes(config)
+    codes = all_codes(settings)
     log_x, log_q, log_p = walk(model, image, codes)
     torch.manual_seed(0)
     with torch.no_grad():
@@ -207,8 +204,8 @@ def test_prior_samples_have_the_enumerated_frequencies():
     with torch.no_grad():
         for batch in range(0, len(codes[0]), 81):
             keep = [
-                layer.latent.lookup(c[batch : batch + 81])
-                for layer, c in zip(model.decoder.layers, codes, strict=True)
+                latent.lookup(c[batch : batch + 81])
+                for latent, c in zip(model.latents, codes, strict=True)
             ]
             images.append(model.decode_prior(81, keep=keep))
         known = torch.cat(images).flatten(1)
@@ -227,7 +224,7 @@ def test_prior_samples_have_the_enumerated_frequencies():
 
 def test_prior_knows_the_layers_above_and_nothing_of_the_image():
     model = lively(THREE)
-    codes = [torch.zeros(2, s, s, dtype=torch.int64) for s in THREE.pyramid]
+    codes = [torch.zeros(2, s, s, 1, dtype=torch.int64) for s in THREE.pyramid]
     codes[1][1] = 2  # the second state differs in layer 2
     _, q_a, p_a = walk(model, random_images(1, 8, seed=0), codes)
     _, q_b, p_b = walk(model, random_images(1, 8, seed=1), codes)
@@ -239,24 +236,25 @@ def test_prior_knows_the_layers_above_and_nothing_of_the_image():
 
 def test_codes_reach_the_pixels_from_every_layer():
     model = lively(THREE)
-    codes = [torch.zeros(1, s, s, dtype=torch.int64) for s in THREE.pyramid]
+    codes = [torch.zeros(1, s, s, 1, dtype=torch.int64) for s in THREE.pyramid]
     image = random_images(1, 8)
     base = walk(model, image, codes)[0]
     for layer in range(3):
-        changed = [c.clone() for c in codes]
-        changed[layer][0, 0, 0] = 1
-        assert walk(model, image, changed)[0] != base
+        others = [c.clone() for c in codes]
+        others[layer][0, 0, 0] = 1
+        assert walk(model, image, others)[0] != base
 
 
 @each_model
-def test_reconstruction_is_the_decoder_of_the_kept_vectors(config):
-    model, images = lively(config), random_images(3, config.image_size)
+def test_reconstruction_is_the_decoder_of_the_kept_vectors(settings):
+    model, images = lively(settings), random_images(3, settings.image_size)
     inference = model.infer(images, None)
     kept = [draw.vectors for draw in inference.draws]
     torch.testing.assert_close(model.decode_prior(3, keep=kept), inference.parameters)
+    assert torch.equal(model.decode(kept), inference.parameters)
     assert inference.parameters.shape == images.shape
     sides = [tuple(draw.kl.shape[1:]) for draw in inference.draws]
-    assert sides == [(s, s) for s in config.pyramid]
+    assert sides == [(s, s) for s in settings.pyramid]
     torch.manual_seed(0)
     expected = model.likelihood.mean(model.infer(images, None).parameters)
     torch.manual_seed(0)
@@ -265,19 +263,15 @@ def test_reconstruction_is_the_decoder_of_the_kept_vectors(config):
 
 def test_kept_layers_are_the_topmost():
     model = lively(THREE)
-    codes = [torch.ones(1, s, s, dtype=torch.int64) for s in THREE.pyramid]
-    vectors = [m.latent.lookup(c) for m, c in zip(model.decoder.layers, codes, strict=True)]
-    found = model.decode_prior(1, temperature=0.0, keep=vectors[2:])
-    asked = []
-
-    def choose(index, layer, state):
-        asked.append(index)
-        if index == 2:
-            return vectors[2]
-        return layer.latent.lookup(layer.latent.log_prior(layer.prior(state)).argmax(-1))
-
-    torch.testing.assert_close(found, model.decoder(1, choose))
-    assert asked == [2, 1, 0]
+    codes = [torch.ones(1, s, s, 1, dtype=torch.int64) for s in THREE.pyramid]
+    top = model.latents[2].lookup(codes[2])
+    found = model.decode_prior(1, temperature=0.0, keep=[top])
+    first, second, third = model.layers
+    state = third.decode(model.decoder.top(1), top)
+    for layer in (second, first):
+        mode = layer.latent.log_prior(layer.prior(state)).argmax(-1)
+        state = layer.decode(state, layer.latent.lookup(mode))
+    torch.testing.assert_close(found, model.decoder.head(state))
 
 
 @pytest.mark.parametrize("name", ["hierarchy", "gaussian-hierarchy"])
@@ -292,10 +286,10 @@ def test_samples_at_temperature_zero_are_the_mode(name):
 
 
 @each_model
-def test_kl_and_log_weight_are_consistent(config):
+def test_kl_and_log_weight_are_consistent(settings):
     """Two estimates of one ELBO: the closed-form KL and the drawn log-ratio."""
-    model = lively(config)
-    images = random_images(1, config.image_size).expand(4000, -1, -1, -1)
+    model = lively(settings)
+    images = random_images(1, settings.image_size).expand(4000, -1, -1, -1)
     torch.manual_seed(0)
     with torch.no_grad():
         terms = model(images)
@@ -305,25 +299,23 @@ def test_kl_and_log_weight_are_consistent(config):
     assert terms.kl.min() > -1e-4
 
 
-@pytest.mark.parametrize(
-    "config", [ONE_LAYER, changed(ONE_LAYER, model="one-layer", latent="nearest")]
-)
-def test_kl_to_a_uniform_prior_never_exceeds_the_ceiling(config):
-    model = lively(config)
+@pytest.mark.parametrize("settings", [ONE_LAYER, changed(ONE_LAYER, latent="nearest")])
+def test_kl_to_a_uniform_prior_never_exceeds_the_ceiling(settings):
+    model = lively(settings)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(5)
     kl = model(random_images(50, 4)).kl[:, 0]
-    ceiling = config.latent_variables * math.log(config.codes[0])
+    ceiling = settings.positions * math.log(settings.latent.size(0))
     assert (kl <= ceiling + 1e-3).all() and (kl > 0.9 * ceiling).any()
-    assert ceiling / math.log(2) / config.dims == pytest.approx(config.rate_ceiling)
+    assert ceiling / math.log(2) / settings.dims == pytest.approx(settings.rate_ceiling)
 
 
 def test_one_layer_hierarchy_under_a_uniform_prior_obeys_the_ceiling():
-    config = changed(TINY, pyramid=(2,), top_prior="uniform")
-    model = lively(config)
+    settings = changed(TINY, pyramid=(2,), top_prior="uniform")
+    model = lively(settings)
     with torch.no_grad():
-        model.decoder.layers[0].qladder.project.parametrizations.weight.original0.mul_(30)
+        model.layers[0].qladder.project.parametrizations.weight.original0.mul_(30)
     kl = model(random_images(50, 4)).kl[:, 0]
     assert (kl <= 4 * math.log(3) + 1e-4).all() and (kl > 2 * math.log(3)).any()
 
@@ -339,29 +331,32 @@ def assert_every_parameter_learns(model, images):
 
 @pytest.mark.parametrize("covariance", ["isotropic", "diagonal", "as_printed", "fixed"])
 @pytest.mark.parametrize("prior", ["embedding", "direct"])
-@pytest.mark.parametrize("sample", ["straight-through", "soft"])
-def test_every_parameter_of_a_hierarchy_gets_a_gradient(covariance, prior, sample):
-    for decoder_input, top_prior in itertools.product(("add", "concat"), ("learnt", "uniform")):
-        config = changed(
-            THREE,
-            covariance=covariance,
-            prior=prior,
-            sample=sample,
-            decoder_input=decoder_input,
-            top_prior=top_prior,
-        )
-        assert_every_parameter_learns(lively(config), random_images(4, 8))
+@pytest.mark.parametrize("relaxation", ["straight-through", "soft"])
+@pytest.mark.parametrize("decoder_input", ["add", "concat"])
+@pytest.mark.parametrize("top_prior", ["learnt", "uniform"])
+def test_every_parameter_of_a_hierarchy_gets_a_gradient(
+    covariance, prior, relaxation, decoder_input, top_prior
+):
+    settings = changed(
+        THREE,
+        covariance=covariance,
+        prior=prior,
+        relaxation=relaxation,
+        decoder_input=decoder_input,
+        top_prior=top_prior,
+    )
+    assert_every_parameter_learns(lively(settings), random_images(4, 8))
 
 
 @each_model
-def test_every_parameter_of_every_model_gets_a_gradient(config):
-    assert_every_parameter_learns(lively(config), random_images(4, config.image_size))
+def test_every_parameter_of_every_model_gets_a_gradient(settings):
+    assert_every_parameter_learns(lively(settings), random_images(4, settings.image_size))
 
 
 @each_model
-def test_training_steps_lower_the_loss(config):
+def test_training_steps_lower_the_loss(settings):
     torch.manual_seed(0)
-    model, images = build(config), random_images(8, config.image_size)
+    model, images = build(settings), random_images(8, settings.image_size)
     model.initialise(images)
     optimizer = torch.optim.Adam(model.parameters(), 3e-2, foreach=True)
     losses = []
@@ -383,19 +378,17 @@ def blocks_in(module):
 
 @pytest.mark.parametrize(("channels", "millions"), [(256, 85), (32, 2.4)])
 def test_parameters_of_32_layers(channels, millions):
-    config = changed(ModelSettings(), pyramid=parse_sides("16*8,8*8,4*8,2*8"), channels=channels)
+    settings = changed(ModelSettings(), pyramid=parse_sides("16*8,8*8,4*8,2*8"), channels=channels)
     with torch.device("meta"):  # shapes without numbers
-        model = build(config)
-    codebooks = sum(
-        p.numel() for layer in model.decoder.layers for p in layer.latent.codebook.parameters()
-    )
+        model = build(settings)
+    codebooks = sum(p.numel() for latent in model.latents for p in latent.codebook.parameters())
     assert codebooks == 32 * 256 * (32 + 1)
     networks = sum(p.numel() for p in model.parameters()) - codebooks
     assert networks / 1e6 == pytest.approx(millions, rel=0.02)
 
 
 def test_five_layers_as_in_app_c():
-    config = changed(
+    settings = changed(
         ModelSettings(),
         pyramid=(16, 8, 4, 2, 1),
         codebook_size=(8,),
@@ -404,9 +397,9 @@ def test_five_layers_as_in_app_c():
         blocks=4,
         ladder_blocks=4,
     )
-    model = build(config)
+    model = build(settings)
     assert [blocks_in(enc) for enc in model.encoder.enc] == [0, 4, 4, 4, 4]
-    layers = model.decoder.layers
+    layers = model.layers
     assert all(blocks_in(layer.dec) == 4 for layer in layers)
     for layer in layers:
         parts = (layer.qladder, layer.qstrap, layer.pstrap, layer.pladder)
@@ -417,12 +410,12 @@ def test_five_layers_as_in_app_c():
     assert isinstance(model.decoder.head[-1], nn.ConvTranspose2d)
     assert model.decoder.head[-1].stride == model.encoder.enc[0][0].stride == (2, 2)
     terms = model(random_images(2, 32))
-    assert terms.kl.shape == (2, 5) and terms.codes[4].shape == (2, 1, 1)
+    assert terms.kl.shape == (2, 5) and terms.codes[4].shape == (2, 1, 1, 1)
 
 
 def test_straps_and_ladders_of_deep_hierarchies_are_single_convolutions():
     model = build(changed(THREE, pyramid=(4, 4, 2, 2), channels=8))
-    for layer, factor in zip(model.decoder.layers, (1, 2, 1, 1), strict=True):
+    for layer, factor in zip(model.layers, (1, 2, 1, 1), strict=True):
         assert blocks_in(layer.qladder) == blocks_in(layer.qstrap) == blocks_in(layer.pladder) == 0
         for strap in (layer.qstrap, layer.pstrap):
             assert strap.project.stride == (factor, factor)
@@ -430,18 +423,10 @@ def test_straps_and_ladders_of_deep_hierarchies_are_single_convolutions():
 
 
 @pytest.mark.parametrize("pyramid", [(16, 8, 4, 2, 1), (32, 16, 16, 8)])
-@pytest.mark.parametrize("latent", ["codebook", "gaussian"])
-def test_images_of_64_pixels(pyramid, latent):
-    config = changed(
-        ModelSettings(),
-        image_size=64,
-        pyramid=pyramid,
-        codebook_size=(8,),
-        embedding_dim=4,
-        channels=8,
-        latent=latent,
-    )
-    model = build(config)
+@pytest.mark.parametrize("changes", [{"codebook_size": (8,)}, {"latent": "gaussian"}])
+def test_images_of_64_pixels(pyramid, changes):
+    base = changed(ModelSettings(), image_size=64, pyramid=pyramid, embedding_dim=4, channels=8)
+    model = build(changed(base, **changes))
     terms = model(random_images(2, 64))
     assert [tuple(kl.shape) for kl in terms.kl_maps] == [(2, s, s) for s in pyramid]
     assert terms.elbo.isfinite().all()
@@ -450,25 +435,24 @@ def test_images_of_64_pixels(pyramid, latent):
 
 @pytest.mark.parametrize("pyramid", [(8, 2), (4, 1), (8, 8, 1)])
 def test_layers_may_shrink_by_more_than_two(pyramid):
-    config = changed(THREE, image_size=16, pyramid=pyramid)
-    model = lively(config)
+    settings = changed(THREE, image_size=16, pyramid=pyramid)
+    model = lively(settings)
     terms = model(random_images(2, 16))
     assert [tuple(kl.shape) for kl in terms.kl_maps] == [(2, s, s) for s in pyramid]
 
 
-def test_an_mlp_sees_the_whole_image_from_every_latent():
-    config = changed(ONE_LAYER, image_size=8, network="mlp")
-    for network, whole in (("mlp", True), ("conv", False)):
-        model = lively(changed(config, network=network, image_size=16, pyramid=(8,), blocks=1))
-        vectors = torch.zeros(2, 2, 8, 8)
-        vectors[1, :, 0, 0] = 5
-        pixels = (model.decoder(vectors)[0] - model.decoder(vectors)[1]).abs().sum(0)
-        assert (pixels[-1, -1] > 0) == whole and pixels[0, 0] > 0
+@pytest.mark.parametrize(("network", "whole"), [("mlp", True), ("conv", False)])
+def test_an_mlp_sees_the_whole_image_from_every_latent(network, whole):
+    model = lively(changed(ONE_LAYER, network=network, image_size=16, pyramid=(8,), blocks=1))
+    vectors = torch.zeros(2, 2, 8, 8)
+    vectors[1, :, 0, 0] = 5
+    pixels = (model.decoder(vectors)[0] - model.decoder(vectors)[1]).abs().sum(0)
+    assert (pixels[-1, -1] > 0) == whole and pixels[0, 0] > 0
 
 
 @each_model
-def test_autocast_gives_finite_terms_in_float32(config):
-    model, images = lively(config), random_images(4, config.image_size)
+def test_autocast_gives_finite_terms_in_float32(settings):
+    model, images = lively(settings), random_images(4, settings.image_size)
     with torch.autocast("cpu", torch.bfloat16):
         terms = model(images, WARM)
         loss = training_loss(terms)
@@ -496,9 +480,9 @@ def output_statistics(model, run):
 
 
 @each_model
-def test_initialise_sets_every_layer_s_mean_and_spread(config):
+def test_initialise_sets_every_layer_s_mean_and_spread(settings):
     torch.manual_seed(0)
-    model, images = build(config), random_images(64, config.image_size)
+    model, images = build(settings), random_images(64, settings.image_size)
     torch.manual_seed(1)
     model.initialise(images)
     assert model.training
@@ -517,33 +501,26 @@ def test_initialise_sets_every_layer_s_mean_and_spread(config):
     # Behind the learnt vector, which starts at 0, nothing varies yet.
     top = "decoder.layers.2."
     expected = ["qstrap.project", "pstrap.project", "dec.0.first", "dec.0.second"]
-    is_hierarchy = config.model == "hierarchy"
+    is_hierarchy = settings.kind == "hierarchy"
     assert sorted(constant) == (sorted(top + e for e in expected) if is_hierarchy else [])
 
 
 @pytest.mark.parametrize("model_name", ["hierarchy", "relaxed-vqvae", "vqvae"])
-def test_kmeans_init_puts_codes_among_the_features_that_reach_them(model_name):
-    config = changed(ONE_OF_EACH[model_name], codebook_init="kmeans", codebook_size=(8,))
+def test_kmeans_init_puts_codes_among_the_features_that_reach_them(model_name, monkeypatch):
+    settings = changed(ONE_OF_EACH[model_name], codebook_init="kmeans", codebook_size=(8,))
     torch.manual_seed(0)
-    model, images = build(config), random_images(64, config.image_size)
+    model, images = build(settings), random_images(64, settings.image_size)
     model.initialise(images)
-    latents = [m for m in model.modules() if hasattr(m, "codebook")]
-    for latent in latents:  # a VQ-VAE's averages must not pull its codes back
-        if hasattr(latent, "average"):
+    for latent in model.latents:  # a VQ-VAE's averages must not pull its codes back
+        if isinstance(latent, NearestLatent):
             average = latent.average
             start = average.sums / average.counts.unsqueeze(1)
             torch.testing.assert_close(start, latent.codebook.means.detach())
-    seen = {}
-    hooks = [
-        m.register_forward_pre_hook(lambda m, inputs: seen.__setitem__(m, inputs[0]))
-        for m in latents
-    ]
+    noted = note_draws(model, monkeypatch)
     with torch.no_grad():
         model.eval().infer(images, WARM)
-    for hook in hooks:
-        hook.remove()
-    assert len(seen) == len(config.pyramid)
-    for latent, posterior in seen.items():
+    assert len(noted) == settings.layers
+    for latent, posterior, _ in noted:
         features = posterior.permute(0, 2, 3, 1).flatten(0, 2)
         distances = torch.cdist(features, latent.codebook.means).square()
         variance = (features - features.mean(0)).square().sum(1).mean()
@@ -562,15 +539,15 @@ def test_initialise_draws_nothing_into_the_gradient():
 
 
 @each_model
-def test_saved_models_come_back_bit_for_bit(config, tmp_path):
-    model = lively(config)
+def test_saved_models_come_back_bit_for_bit(settings, tmp_path):
+    model = lively(settings)
     model.save_pretrained(tmp_path)
     copy = type(model).from_pretrained(tmp_path)
-    assert type(copy) is type(model) and copy.config == config
+    assert type(copy) is type(model) and copy.settings == settings
     state = model.state_dict()
     assert list(copy.state_dict()) == list(state)
     assert all(torch.equal(v, state[k]) for k, v in copy.state_dict().items())
-    images = random_images(2, config.image_size)
+    images = random_images(2, settings.image_size)
     torch.manual_seed(0)
     expected = model(images).elbo
     torch.manual_seed(0)
@@ -591,9 +568,9 @@ def test_a_pickle_from_the_hub_is_not_loaded(tmp_path, monkeypatch):
     )
     monkeypatch.setattr("rrvqlib.models.base.snapshot_download", snapshot)
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("unpickled"))
-    assert HierarchicalVAE.from_pretrained("someone/model").config == THREE
+    assert HierarchicalVAE.from_pretrained("someone/model").settings == THREE
     weights.rename(tmp_path / "pytorch_model.bin")  # a repository that has only this
-    with pytest.raises(UserError, match=r"model.safetensors is missing; ask the model's authors"):
+    with pytest.raises(UserError, match=r"model.safetensors is missing; .*copy the files anew"):
         HierarchicalVAE.from_pretrained("someone/model")
     assert not any("bin" in pattern for patterns in fetched for pattern in patterns)
 
@@ -605,23 +582,65 @@ def test_config_json_holds_the_settings_of_the_model(tmp_path):
     assert {p.name for p in tmp_path.iterdir()} >= {"config.json", "model.safetensors"}
 
 
-def test_build_knows_every_model_by_name():
-    for name, kind in (MODELS | RIVALS).items():
-        config = changed(ONE_LAYER, model=name)
-        assert type(build(config)) is kind
-    assert isinstance(build(ONE_LAYER), RelaxedVQVAE)
+BUILT = {"hierarchy": HierarchicalVAE, "one-layer": OneLayerVAE}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_build_knows_every_model_by_name(name):
+    assert type(build(changed(ONE_LAYER, model=name))) is BUILT[name]
+
+
+@pytest.mark.parametrize("name", LATENTS)
+def test_build_knows_every_kind_of_latent_by_name(name):
+    model = build(changed(THREE, latent=name))
+    assert [type(latent) for latent in model.latents] == 3 * [LATENTS[name].load()]
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_build_knows_every_likelihood_by_name(name):
+    assert type(build(changed(THREE, likelihood=name)).likelihood) is LIKELIHOODS[name].load()
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_build_knows_every_objective_by_name(name):
+    expected = OBJECTIVES[name].load() if OBJECTIVES[name].made_by else None
+    assert build(changed(ONE_LAYER, objective=name)).training_terms is expected
+
+
+@pytest.mark.parametrize("name", SECOND_STAGES)
+def test_build_knows_every_second_stage_by_name(name):
+    pyramid = (2, 1) if name == "greedy" else (2,)
+    model = build(changed(ONE_LAYER, second_stage=name, pyramid=pyramid))
+    if name == "none":
+        assert isinstance(model, OneLayerVAE)
+    else:
+        assert isinstance(model, TwoStageVAE) and isinstance(model.first, OneLayerVAE)
+        assert type(model.code_prior) is SECOND_STAGES[name].load()
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+@each_model
+def test_what_learns_at_the_codebooks_rate_are_codebooks_and_likelihood(settings, likelihood):
+    model = build(changed(settings, likelihood=likelihood))
+    fast = {id(parameter) for parameter in model.fast_parameters()}
+    by_name = {
+        id(parameter)
+        for name, parameter in model.named_parameters()
+        if ".codebook." in name or name.startswith("likelihood.")
+    }
+    assert fast == by_name
 
 
 # What a GPU needs.
 
+SMALL = changed(
+    ModelSettings(), image_size=8, pyramid=(4, 2), codebook_size=(4,), embedding_dim=3, channels=6
+)
+
 
 @pytest.mark.parametrize("decoder_input", ["add", "concat"])
 def test_every_convolution_gets_its_maps_channels_last(decoder_input):
-    config = changed(ModelSettings(),
-        image_size=8, pyramid=(4, 4, 2), codebook_size=(4,), embedding_dim=3, channels=6,
-        decoder_input=decoder_input,
-    )  # fmt: skip
-    model = build(config)
+    model = build(changed(SMALL, pyramid=(4, 4, 2), decoder_input=decoder_input))
     seen = []
 
     def note(module, inputs):
@@ -638,28 +657,16 @@ def test_every_convolution_gets_its_maps_channels_last(decoder_input):
 
 @pytest.mark.parametrize("changes", [{}, {"model": "one-layer", "pyramid": (4,), "network": "mlp"}])
 def test_means_of_pixels_keep_their_precision_under_autocast(changes):
-    config = changed(
-        changed(
-            ModelSettings(),
-            image_size=8,
-            pyramid=(4, 2),
-            codebook_size=(4,),
-            embedding_dim=3,
-            channels=6,
-        ),
-        **changes,
-    )
-    model = build(config)
+    model = build(changed(SMALL, **changes))
     images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
     with torch.autocast("cpu", torch.bfloat16):
         assert model.infer(images, torch.ones(())).parameters.dtype == torch.float32
 
 
-@pytest.mark.parametrize("latent", ["gaussian", "binary", "codebook"])
+@pytest.mark.parametrize("latent", ["gaussian", "binary", "relaxed"])
 def test_noise_does_not_depend_on_the_memory_layout(latent):
-    model = build(changed(ModelSettings(), image_size=8, pyramid=(4, 2), latent=latent, codebook_size=(4,), embedding_dim=3,
-                              channels=6))  # fmt: skip
-    images = torch.randint(0, 256, (3, 3, 8, 8), dtype=torch.uint8)
+    model = build(changed(SMALL, latent=latent))
+    images = random_images(3, 8)
     found = []
     for layout in (torch.contiguous_format, torch.channels_last):
         torch.manual_seed(0)

@@ -35,7 +35,7 @@ def score(run):
 def millions(run):
     """Parameters of a named run."""
     with torch.device("meta"):
-        model = build(RUNS[run].config.model)
+        model = build(RUNS[run].settings.model)
     return sum(p.numel() for p in model.parameters()) / 1e6
 
 

@@ -10,11 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import COVARIANCES, normal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
-
-from helpers import COVARIANCES, normal
 
 from rrvqlib.latents.codebook import Codebook, nearest_codes
 from rrvqlib.latents.responsibilities import log_nearest, log_relaxed, log_responsibilities

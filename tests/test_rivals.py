@@ -4,9 +4,8 @@ import itertools
 
 import pytest
 import torch
-from torch.distributions import Bernoulli, Normal, kl_divergence
-
 from helpers import lively, random_images
+from torch.distributions import Bernoulli, Normal, kl_divergence
 
 from rrvqlib.latents import NearestLatent
 from rrvqlib.latents.binary import BinaryLatent, trapezoid_bits

@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 import torch
-
 from helpers import lively, note_draws, random_images
 
 from rrvqlib.models import build
@@ -220,8 +219,8 @@ def test_prior_entropy_is_that_of_the_prior_s_distributions(monkeypatch):
     noted = note_draws(model, monkeypatch)
     assert score(model, images, batch_size=3)["prior_entropy_bits"] == found
     lower = model.latents[0]
-    logits = [lower.log_prior(prior) for latent, _, prior in noted if latent is lower]
-    entropies = [torch.distributions.Categorical(logits=l).entropy() for l in logits]
+    tables = [lower.log_prior(prior) for latent, _, prior in noted if latent is lower]
+    entropies = [torch.distributions.Categorical(logits=table).entropy() for table in tables]
     expected = torch.cat(entropies).mean().item() / math.log(2)
     assert found[0] == pytest.approx(expected, rel=1e-5)
     assert 0 < found[0] < math.log2(5)

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 from rrvqlib.models import build
 from rrvqlib.objectives.elbo import bits_per_dim, training_loss
 from rrvqlib.optimisation import step as step_module
+from rrvqlib.optimisation import trainer as trainer_module
 from rrvqlib.optimisation.adamax import Adam, AdaMax
 from rrvqlib.optimisation.flat import learning_groups
 from rrvqlib.optimisation.order import epoch_order
@@ -287,6 +288,34 @@ def test_a_good_recording_is_used_and_the_state_restored(images, tmp_path, capsy
     del calls[:]
     replay()
     assert calls and step.statistics.steps == 1
+
+
+def test_a_run_records_a_step_that_moves_its_weights(images, tmp_path, monkeypatch, capsys):
+    """With learning rates of 0 no recording could be told from another."""
+    run = trainer(changed(TINY, dataset=images, steps=2, lr_warmup=0), tmp_path / "run")
+    seen = []
+
+    def capture(step):
+        seen.append(step.dials.rates.clone())
+        return lambda: step()
+
+    monkeypatch.setattr(trainer_module, "records_steps", lambda *_: True)
+    monkeypatch.setattr(trainer_module, "recorded", lambda step: recorded(step, capture))
+    run.run(show_progress=False)
+    assert (seen[0] > 0).all()
+    assert run.on_device is not run.compute and "not recorded" not in capsys.readouterr().err
+
+
+def test_a_skipped_step_leaves_codes_where_they_were_that_the_forward_pass_moves(tmp_path, images):
+    step = made(KINDS["greedy"], images, tmp_path)
+    means = step.model.code_prior.latent.codebook.means
+    step.model.code_prior.unused.steps.fill_(20)  # it is time to move the least used code
+    step.model.code_prior.unused.counts.copy_(torch.arange(len(means)))
+    before = [means.clone(), step.model.code_prior.unused.counts.clone()]
+    step.statistics.trusts = lambda *_: torch.tensor(False)
+    step()
+    assert torch.equal(means, before[0])
+    assert torch.equal(step.model.code_prior.unused.counts, before[1])
 
 
 def frozen_noise(step):

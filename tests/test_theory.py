@@ -222,7 +222,8 @@ def test_the_monotonicity_checker_refuses_a_wrong_derivative_and_a_wrong_sign():
 
 WRONG_VARIANTS = """
 import sympy as sp
-from rrvqlib.teaching.theory import NotProved, prove_decreasing, prove_identity, prove_limit, prove_series
+from rrvqlib.teaching.theory import NotProved, prove_decreasing, prove_identity, prove_limit
+from rrvqlib.teaching.theory import prove_series
 
 assert False, "python -O skips this"
 x, g = sp.symbols("x g", positive=True)

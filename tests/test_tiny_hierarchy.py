@@ -16,7 +16,6 @@ import torch
 from rrvqlib.latents import of_codes
 from rrvqlib.models import load_model
 from rrvqlib.settings import changed
-from rrvqlib.settings.flat import changed
 
 ROOT = Path(__file__).resolve().parent.parent
 STATIC = ROOT / "book" / "_static"

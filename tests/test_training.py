@@ -20,34 +20,29 @@ from PIL import Image
 from torch.optim.swa_utils import AveragedModel
 
 from rrvqlib.errors import UserError
-from rrvqlib.models import build
+from rrvqlib.models import build, load_model
+from rrvqlib.optimisation import reports
 from rrvqlib.optimisation import step as step_module
-from rrvqlib.optimisation import trainer as trainer_module
 from rrvqlib.optimisation.dials import Statistics
 from rrvqlib.optimisation.flat import learning_groups
 from rrvqlib.optimisation.log import MetricsLog
-from rrvqlib.optimisation.schedules import (
-    ImageOrder,
-    Plateau,
-    kl_weight_at,
-    lr_factor_at,
-    temperature_at,
-)
+from rrvqlib.optimisation.order import ImageOrder
+from rrvqlib.optimisation.schedules import Plateau, kl_weight_at, lr_factor_at, temperature_at
 from rrvqlib.optimisation.signals import StopRequest
-from rrvqlib.optimisation.trainer import train
-from rrvqlib.runs.checkpoint import CHECKPOINT, load_model, load_state, save_state
+from rrvqlib.optimisation.training import train
+from rrvqlib.runs.checkpoint import CHECKPOINT, load_state, save_state
 from rrvqlib.runs.records import check_same_run
 from rrvqlib.runs.scoring import score
-from rrvqlib.settings.flat import changed
-from rrvqlib.settings.run import RunSettings
+from rrvqlib.settings import RunSettings, ScheduleSettings, changed, from_json
+from rrvqlib.settings.latents import LATENTS
 
 KINDS = {
     "cosine": {},
-    "plateau": {"schedule": "plateau", "lr_warmup": 0, "plateau_patience": 1},
+    "plateau": {"schedule": "plateau", "plateau_patience": 1},
     "vqvae": VQVAE,
     "gaussian": {"latent": "gaussian"},
-    "adam, no average": {"optimizer": "adam", "ema": 0.0, "lr": 1e-3},
-    "accumulated": {"grad_accumulation": 2, "sample": "soft"},
+    "adam, no average": {"optimizer": "adam", "ema_decay": 0.0, "lr": 1e-3},
+    "accumulated": {"grad_accumulation": 2, "relaxation": "soft"},
 }
 
 
@@ -75,9 +70,9 @@ def assert_same_run(one, other):
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
 def test_a_resumed_run_equals_an_unbroken_one(kind, images, tmp_path):
-    config = changed(TINY, dataset=images, **kind)
-    trainer(config, tmp_path / "unbroken").run(show_progress=False)
-    broken = trainer(config, tmp_path / "broken")
+    settings = changed(TINY, dataset=images, **kind)
+    trainer(settings, tmp_path / "unbroken").run(show_progress=False)
+    broken = trainer(settings, tmp_path / "broken")
     log = MetricsLog(broken.out, 0)
     for _ in range(9):  # past a checkpoint (6) and an evaluation (8), which must be repeated
         broken.step()
@@ -85,7 +80,7 @@ def test_a_resumed_run_equals_an_unbroken_one(kind, images, tmp_path):
             broken.report(log)
         if broken.progress.step == 6:
             broken.save()
-    again = trainer(config, tmp_path / "broken")
+    again = trainer(settings, tmp_path / "broken")
     again.resume()
     assert again.progress.step == 6
     again.run(show_progress=False)
@@ -105,26 +100,28 @@ def test_the_plateau_schedule_played_by_hand():
 
 
 def test_the_plateau_schedule_remembers_bad_evaluations_when_resumed(images, tmp_path):
-    config = changed(TINY, dataset=images, schedule="plateau", plateau_patience=2, lr_warmup=0)
-    run = trainer(config, tmp_path / "run")
+    settings = changed(TINY, dataset=images, schedule="plateau", plateau_patience=2)
+    run = trainer(settings, tmp_path / "run")
     for valid in (5.0, 6.0):  # the best, then one worse
         run.plateau.note(valid)
     run.save()
-    again = trainer(config, tmp_path / "run")
+    again = trainer(settings, tmp_path / "run")
     again.resume()
     again.plateau.note(5.5)
-    assert again.lr == pytest.approx(0.8 * config.lr)
+    assert again.lr == pytest.approx(0.8 * settings.schedule.lr)
 
 
 def start(images, out, *more):
     command = [sys.executable, "-m", "rrvqlib.train", "--dataset", images, "--out", str(out)]
+    command += [*TINY_FLAGS, "--steps", "40", "--eval_every", "20", "--save_every", "1", *more]
+    if "plateau" in more:  # which knows no warm-up
+        at = command.index("--lr_warmup")
+        del command[at : at + 2]
     old = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may themselves run in nohup
     try:
         return subprocess.Popen(
-            [*command, *TINY_FLAGS, "--steps", "40", "--eval_every", "20", "--save_every", "1",
-             *more],
-            stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
-        )  # fmt: skip
+            command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        )
     finally:
         signal.signal(signal.SIGHUP, old)
 
@@ -134,6 +131,12 @@ def wait_until(holds, seconds=120):
     while not holds():
         assert time.monotonic() < end
         time.sleep(0.005)
+
+
+def saved_at(folder):
+    """When a run was last saved; 0 before."""
+    path = folder / CHECKPOINT
+    return path.stat().st_mtime_ns if path.exists() else 0
 
 
 SIGNALS = {
@@ -149,8 +152,9 @@ def test_a_run_stopped_by_a_signal_goes_on_as_if_nothing_had_happened(
 ):
     out = tmp_path / "stopped"
     process = start(images, out, *flags)
-    wait_until(lambda: (out / CHECKPOINT).exists() or process.poll() is not None)
-    time.sleep(random.Random(int(signum)).uniform(0.0, 0.2))
+    for _ in range(random.Random(int(signum)).randint(1, 6)):
+        before = saved_at(out)
+        wait_until(lambda before=before: saved_at(out) != before or process.poll() is not None)
     process.send_signal(signum)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + signum, errors
@@ -159,8 +163,8 @@ def test_a_run_stopped_by_a_signal_goes_on_as_if_nothing_had_happened(
     assert 0 < state["progress"]["step"] <= 40
     process = start(images, out, *flags, "--resume")
     assert process.wait(timeout=120) == 0
-    config = changed(RunSettings(), **{**state["config"], "dataset": images})
-    trainer(config, tmp_path / "unbroken").run(show_progress=False)
+    settings = changed(from_json(RunSettings, state["settings"]), dataset=images)
+    trainer(settings, tmp_path / "unbroken").run(show_progress=False)
     assert_same_run(tmp_path / "unbroken", out)
 
 
@@ -176,13 +180,10 @@ def test_nohup_is_heeded():
 
 @pytest.mark.parametrize("kind", ["cosine", "plateau", "vqvae"])
 def test_a_run_killed_again_and_again_ends_as_an_unbroken_one(kind, images, tmp_path):
-    config = changed(TINY, dataset=images, steps=40, save_every=1, **KINDS[kind])
+    settings = changed(TINY, dataset=images, steps=40, save_every=1, **KINDS[kind])
     if kind == "plateau":  # a rate that makes the score go up and down
-        config = changed(config, eval_every=2, lr=0.2)
+        settings = changed(settings, eval_every=2, lr=0.2)
     out, draw = tmp_path / "killed", random.Random(kind)
-
-    def saved_at():
-        return (out / CHECKPOINT).stat().st_mtime_ns if (out / CHECKPOINT).exists() else 0
 
     # Not forked from here: a child killed while it holds a lock shared with its parent (the
     # progress bars have one) would leave the parent waiting for ever.
@@ -191,27 +192,27 @@ def test_a_run_killed_again_and_again_ends_as_an_unbroken_one(kind, images, tmp_
     out.mkdir()
     kills = 0
     for _ in range(4):
-        before = saved_at()
-        child = clean.Process(target=start_or_resume, args=(config, out))
+        before = saved_at(out)
+        child = clean.Process(target=start_or_resume, args=(settings, out))
         child.start()
-        wait_until(lambda before=before: saved_at() != before)
-        time.sleep(draw.uniform(0, 0.04))
+        wait_until(lambda before=before: saved_at(out) != before)
+        time.sleep(draw.uniform(0, 0.04))  # anywhere in the next step or write: no event says so
         child.kill()
         child.join(60)
         kills += child.exitcode == -signal.SIGKILL
-        if load_state(out / CHECKPOINT)["progress"]["step"] == config.steps:
+        if load_state(out / CHECKPOINT)["progress"]["step"] == settings.schedule.steps:
             break
     assert kills
-    start_or_resume(config, out)
-    trainer(config, tmp_path / "unbroken").run(show_progress=False)
+    start_or_resume(settings, out)
+    trainer(settings, tmp_path / "unbroken").run(show_progress=False)
     assert_same_run(tmp_path / "unbroken", out)
     if kind == "plateau":
         assert len({line["lr"] for line in metrics(out)}) > 2
 
 
 def test_a_disk_that_fills_up_ends_the_run_and_room_lets_it_go_on(images, tmp_path):
-    config, out = changed(TINY, dataset=images, save_every=1), tmp_path / "run"
-    run = trainer(config, out)
+    settings, out = changed(TINY, dataset=images, save_every=1), tmp_path / "run"
+    run = trainer(settings, out)
     run.step()
     run.save()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)  # of a file, in place of the disk
@@ -221,33 +222,33 @@ def test_a_disk_that_fills_up_ends_the_run_and_room_lets_it_go_on(images, tmp_pa
             run.run(show_progress=False)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    again = trainer(config, out)
+    again = trainer(settings, out)
     again.resume()
     assert again.progress.step == 1
     again.run(show_progress=False)
-    trainer(config, tmp_path / "unbroken").run(show_progress=False)
+    trainer(settings, tmp_path / "unbroken").run(show_progress=False)
     assert_same_run(tmp_path / "unbroken", out)
 
 
 def test_a_run_killed_while_it_is_scored_is_scored_when_resumed(images, tmp_path, monkeypatch):
-    config, out = changed(TINY, dataset=images), tmp_path / "run"
+    settings, out = changed(TINY, dataset=images), tmp_path / "run"
     out.mkdir()
 
     def interrupt(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
-        m.setattr(trainer_module.pictures, "write_run_pictures", interrupt)
-        train(config, out, "tiny", show_progress=False)
+        m.setattr(reports.pictures, "write_run_pictures", interrupt)
+        train(settings, out, "tiny", show_progress=False)
     assert not (out / "results.json").exists()
-    results = train(config, out, "tiny", resume=True, show_progress=False)
+    results = train(settings, out, "tiny", resume=True, show_progress=False)
     assert results and (out / "samples.png").exists()
 
 
 def test_no_images_for_the_importance_weighted_bound_means_none(images, tmp_path):
-    config = changed(TINY, dataset=images, steps=1, iw_images=0)
+    settings = changed(TINY, dataset=images, steps=1, iw_images=0)
     (tmp_path / "run").mkdir()
-    results = train(config, tmp_path / "run", "tiny", show_progress=False)
+    results = train(settings, tmp_path / "run", "tiny", show_progress=False)
     assert results["iw_bits_per_dim"] is None and results["iw_n"] == 0
 
 
@@ -256,25 +257,25 @@ def test_a_score_that_is_no_number_is_a_clear_error(images, tmp_path, monkeypatc
     with torch.no_grad():
         run.evaluated.likelihood.log_scale.fill_(math.nan)
     with pytest.raises(UserError, match="not finite.*--lr"):
-        run.finish()
+        reports.finish(run)
     assert not (tmp_path / "run" / "results.json").exists()
 
 
 def test_the_run_folder_keeps_its_contract(images, tmp_path):
     out = tmp_path / "run"
-    config = changed(TINY, dataset=images)
+    settings = changed(TINY, dataset=images)
     out.mkdir()
-    returned = train(config, out, "tiny", show_progress=False)
+    returned = train(settings, out, "tiny", show_progress=False)
     run = json.loads((out / "run.json").read_text())
-    assert {"run", "settings", "seed", "dataset", "split_sizes", "versions", "hardware",
-            "wall_seconds", "images_seen"} <= run.keys()  # fmt: skip
-    assert run["images_seen"] == 12 * 8 and run["split_sizes"] == {
-        "train": 36, "valid": 4, "test": 12}  # fmt: skip
-    assert changed(RunSettings(), **run["settings"]) == config
+    promised = "run settings seed dataset split_sizes versions hardware wall_seconds images_seen"
+    assert set(promised.split()) <= run.keys()
+    assert run["images_seen"] == 12 * 8
+    assert run["split_sizes"] == {"train": 36, "valid": 4, "test": 12}
+    assert from_json(RunSettings, run["settings"]) == settings
     results = json.loads((out / "results.json").read_text())
     assert results == returned
-    assert {"test_bits_per_dim", "test_bits_per_dim_se", "train_bits_per_dim", "iw_bits_per_dim",
-            "iw_k", "n_test", "kl_bits_per_dim", "perplexity"} <= results.keys()  # fmt: skip
+    scores = "test_bits_per_dim test_bits_per_dim_se train_bits_per_dim iw_bits_per_dim iw_k n_test"
+    assert {*scores.split(), "kl_bits_per_dim", "perplexity"} <= results.keys()
     assert len(results["kl_bits_per_dim"]) == len(results["perplexity"]) == 2
     assert results["n_test"] == 12 and results["iw_k"] == 2
     lines = metrics(out)
@@ -283,16 +284,16 @@ def test_the_run_folder_keeps_its_contract(images, tmp_path):
     assert Image.open(out / "samples.png").size == (8 * 10 - 2, 8 * 10 - 2)
     assert Image.open(out / "reconstructions.png").width == 8 * 10 - 2
     assert list((out / "tensorboard").glob("events*"))
-    assert load_model(out).config == config.model
+    assert load_model(out).settings == settings.model
     for path in out.iterdir():
         assert path.is_dir() or path.stat().st_mode & 0o044 == 0o044, path
-    assert train(config, out, "tiny", resume=True, show_progress=False) == results
+    assert train(settings, out, "tiny", resume=True, show_progress=False) == results
 
 
 def test_layer_one_comes_first(images, tmp_path):
     """A layer with one code can carry nothing: it shows where a list puts it."""
-    config = changed(TINY, dataset=images, codebook_size=(1, 4))
-    run = trainer(config, tmp_path / "run")
+    settings = changed(TINY, dataset=images, codebook_size=(1, 4))
+    run = trainer(settings, tmp_path / "run")
     run.run(show_progress=False)
     assert metrics(tmp_path / "run")[-1]["kl_bits_per_dim"][0] == pytest.approx(0, abs=1e-9)
     assert metrics(tmp_path / "run")[-1]["perplexity"][0] == pytest.approx(1)
@@ -301,8 +302,8 @@ def test_layer_one_comes_first(images, tmp_path):
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"latent": "gaussian"}, {"latent": "binary"}, {"latent": "nearest"}, {"sample": "soft"}],
-    ids=lambda changes: "-".join(changes.values()) or "codes",
+    [*({"latent": latent} for latent in LATENTS), {"relaxation": "soft"}],
+    ids=lambda changes: "-".join(changes.values()),
 )
 def test_a_network_that_puts_out_nan_skips_its_steps(changes, images, tmp_path):
     run = trainer(changed(TINY, dataset=images, **changes), tmp_path / "run")
@@ -317,16 +318,18 @@ def test_a_network_that_puts_out_nan_skips_its_steps(changes, images, tmp_path):
 def test_a_bf16_run_is_scored_in_float32(ema, images, tmp_path):
     run = trainer(changed(TINY, dataset=images, precision="bf16", ema_decay=ema), tmp_path / "run")
     run.step()
-    valid = run.evaluate()["valid_bits_per_dim"]
-    run.finish()
-    again = score(load_model(tmp_path / "run"), run.splits.valid[:10], 100, run.config.seed)
+    valid = reports.evaluation(run)["valid_bits_per_dim"]
+    reports.finish(run)
+    again = score(
+        load_model(tmp_path / "run"), run.splits.valid[:10], 100, run.settings.optimisation.seed
+    )
     assert valid == pytest.approx(again["bits_per_dim"], rel=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["hierarchy", "vqvae"])
 def test_a_step_with_nan_is_skipped_and_leaves_no_trace(kind, images, tmp_path, monkeypatch):
-    config = changed(TINY, dataset=images, **(VQVAE if kind == "vqvae" else {}))
-    run = trainer(config, tmp_path / "run")
+    settings = changed(TINY, dataset=images, **(VQVAE if kind == "vqvae" else {}))
+    run = trainer(settings, tmp_path / "run")
     run.step()
     before = {k: v.clone() for k, v in run.model.state_dict().items()}
     original = step_module.training_loss
@@ -355,8 +358,8 @@ def test_training_that_stays_broken_ends_with_a_message_and_good_weights(
 ):
     run = trainer(changed(TINY, dataset=images, max_skipped=3), tmp_path / "run")
     run.step()
-    monkeypatch.setattr(step_module, "training_loss", lambda *a: torch.tensor(math.nan) * next(
-        run.model.parameters()).sum())  # fmt: skip
+    weight = next(run.model.parameters())
+    monkeypatch.setattr(step_module, "training_loss", lambda *_: math.nan * weight.sum())
     with pytest.raises(UserError, match="3 steps in a row.*--lr"):
         for _ in range(10):
             run.step()
@@ -380,42 +383,42 @@ def test_the_skip_threshold_follows_the_norms_and_cannot_lock_up():
     assert statistics.skipped_in_a_row == 0
 
 
-def batch_indices(step, n, config):
-    order = ImageOrder(n, config, torch.device("cpu"))
+def batch_indices(step, n, batch_size):
+    order = ImageOrder(n, batch_size, seed=0, device=torch.device("cpu"))
     order.turn_to(step)
     return order.indices()
 
 
 def test_every_image_is_seen_once_an_epoch():
-    config = changed(TINY, batch_size=5)
-    seen = torch.cat([batch_indices(step, 40, config) for step in range(8)])
+    seen = torch.cat([batch_indices(step, 40, 5) for step in range(8)])
     assert sorted(seen.tolist()) == list(range(40))
-    following = torch.cat([batch_indices(step, 40, config) for step in range(8, 16)])
+    following = torch.cat([batch_indices(step, 40, 5) for step in range(8, 16)])
     assert sorted(following.tolist()) == list(range(40))
     assert following.tolist() != seen.tolist()
 
 
 def test_a_set_smaller_than_a_batch_is_repeated():
-    indices = batch_indices(3, 3, changed(TINY, batch_size=8))
+    indices = batch_indices(3, 3, 8)
     assert len(indices) == 8 and sorted(set(indices.tolist())) == [0, 1, 2]
 
 
 def test_schedules_start_and_end_where_they_should():
-    config = changed(TINY, steps=100, temperature=1.0, temperature_end=0.25, lr_warmup=10,
-                     lr=1e-2, lr_min=1e-4, kl_warmup=0.5)  # fmt: skip
-    assert temperature_at(0, config) == 1.0
-    assert temperature_at(50, config) == pytest.approx(0.5)
-    assert temperature_at(100, config) == pytest.approx(0.25)
-    linear = changed(config, temperature_schedule="linear", temperature_fraction=0.5)
+    temperatures = {"temperature": 1.0, "temperature_end": 0.25}
+    rates = {"lr": 1e-2, "lr_min": 1e-4, "lr_warmup": 10}
+    schedule = ScheduleSettings(steps=100, kl_warmup=0.5, **temperatures, **rates)
+    assert temperature_at(0, schedule) == 1.0
+    assert temperature_at(50, schedule) == pytest.approx(0.5)
+    assert temperature_at(100, schedule) == pytest.approx(0.25)
+    linear = changed(schedule, temperature_schedule="linear", temperature_fraction=0.5)
     assert temperature_at(25, linear) == pytest.approx(0.625)
     assert temperature_at(80, linear) == pytest.approx(0.25)
-    assert temperature_at(80, changed(config, temperature_schedule="constant")) == 1.0
-    assert lr_factor_at(0, config) == pytest.approx(0.1)
-    assert lr_factor_at(100, config) == pytest.approx(1e-2)
-    assert lr_factor_at(50, config) == pytest.approx((1 + 1e-2) / 2)
-    assert kl_weight_at(0, config) == pytest.approx(1 / 50)
-    assert kl_weight_at(49, config) == kl_weight_at(99, config) == 1.0
-    assert kl_weight_at(0, changed(config, kl_warmup=0.0)) == 1.0
+    assert temperature_at(80, changed(schedule, temperature_schedule="constant")) == 1.0
+    assert lr_factor_at(0, schedule) == pytest.approx(0.1)
+    assert lr_factor_at(100, schedule) == pytest.approx(1e-2)
+    assert lr_factor_at(50, schedule) == pytest.approx((1 + 1e-2) / 2)
+    assert kl_weight_at(0, schedule) == pytest.approx(1 / 50)
+    assert kl_weight_at(49, schedule) == kl_weight_at(99, schedule) == 1.0
+    assert kl_weight_at(0, changed(schedule, kl_warmup=0.0)) == 1.0
 
 
 def test_the_average_of_the_weights_equals_a_numpy_loop(images, tmp_path):
@@ -449,8 +452,8 @@ def test_the_average_of_the_weights_equals_a_numpy_loop(images, tmp_path):
     "kind", [{}, VQVAE, {"latent": "gaussian"}, {**VQVAE, "codebook_update": "loss"}]
 )
 def test_every_parameter_learns_at_one_of_two_rates(kind):
-    config = changed(TINY, **kind)
-    model = build(config.model)
+    settings = changed(TINY, **kind)
+    model = build(settings.model)
     slow, fast = learning_groups(model)
     rates = {id(p): 1e-3 for p in slow} | {id(p): 7e-3 for p in fast}
     assert len(rates) == len(slow) + len(fast)
@@ -463,51 +466,64 @@ def test_every_parameter_learns_at_one_of_two_rates(kind):
             assert rates[id(parameter)] == pytest.approx(1e-3), name
 
 
-def test_a_checkpoint_of_other_settings_is_refused(images, tmp_path):
-    config = changed(TINY, dataset=images)
-    run = trainer(config, tmp_path / "run")
-    run.step()
-    run.save()
-    for change in ({"lr": 1e-3}, {"channels": 6}, {"seed": 1}, {"steps": 13}):
-        with pytest.raises(UserError, match=f"--{next(iter(change))}"):
-            trainer(changed(config, **change), tmp_path / "run").resume()
-    trainer(changed(config, save_every=5), tmp_path / "run").resume()  # changes no number
-
-
-def test_a_checkpoint_of_another_version_is_refused(images, tmp_path):
+@pytest.fixture
+def saved(images, tmp_path):
+    """A run after its first step."""
     run = trainer(changed(TINY, dataset=images), tmp_path / "run")
     run.step()
     run.save()
-    state = load_state(run.out / CHECKPOINT)
-    for wrong in (
-        {},
-        {"config": state["config"]},
-        {**state, "optimizer": None},
-        {**state, "progress": {"step": 1, "epochs": 2}},
-        {**state, "statistics": state["statistics"][1:]},
-        {**state, "model": dict(list(state["model"].items())[1:])},
-    ):
-        save_state(run.out / CHECKPOINT, wrong)
-        with pytest.raises(UserError, match="another version or model.*train anew"):
-            run.resume()
+    return run
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("lr", 1e-3), ("channels", 6), ("seed", 1), ("steps", 13), ("latent", "gaussian")],
+)
+def test_a_checkpoint_of_other_settings_is_refused(name, value, saved):
+    other = changed(saved.settings, **{name: value})
+    with pytest.raises(UserError, match=f"--{name} {value}: the checkpoint was made with"):
+        trainer(other, saved.out).resume()
+
+
+def test_a_checkpoint_of_settings_that_change_no_number_is_taken(saved):
+    trainer(changed(saved.settings, save_every=5), saved.out).resume()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda state: {},
+        lambda state: {"settings": state["settings"]},
+        lambda state: {**state, "optimizer": None},
+        lambda state: {**state, "progress": {"step": 1, "epochs": 2}},
+        lambda state: {**state, "statistics": state["statistics"][1:]},
+        lambda state: {**state, "model": dict(list(state["model"].items())[1:])},
+        lambda state: {**state, "settings": None},
+        lambda state: {**state, "settings": {"channels": 4}},  # as they were before they nested
+    ],
+)
+def test_a_checkpoint_of_another_version_is_refused(wrong, saved):
+    save_state(saved.out / CHECKPOINT, wrong(load_state(saved.out / CHECKPOINT)))
+    with pytest.raises(UserError, match="another version or model.*train anew"):
+        saved.resume()
 
 
 def test_a_run_does_not_go_on_with_other_images(images, tmp_path):
-    config, out = changed(TINY, dataset=images), tmp_path / "run"
-    run = trainer(config, out)
-    run.describe()
+    settings, out = changed(TINY, dataset=images), tmp_path / "run"
+    run = trainer(settings, out)
+    reports.describe(run)
     run.step()
     run.save()
     write_images(tmp_path / "images.npz", train=30)
     with pytest.raises(UserError, match="holds other images now.*'train': 27.*'train': 36"):
-        trainer(config, out).resume()
+        trainer(settings, out).resume()
     (out / "run.json").unlink()  # then nothing is known
-    trainer(config, out).resume()
+    trainer(settings, out).resume()
 
 
 def test_training_lowers_the_score(images, tmp_path):
-    config = changed(TINY, dataset=images, steps=120, eval_every=20, channels=8, embedding_dim=8)
-    trainer(config, tmp_path / "run").run(show_progress=False)
+    settings = changed(TINY, dataset=images, steps=120, eval_every=20, channels=8, embedding_dim=8)
+    trainer(settings, tmp_path / "run").run(show_progress=False)
     lines = metrics(tmp_path / "run")
     assert lines[-1]["valid_bits_per_dim"] < lines[0]["valid_bits_per_dim"] - 0.1
 
@@ -526,10 +542,9 @@ def test_log_variances_that_hit_their_bound_come_back(images, tmp_path):
 
 
 def test_a_checkpoint_older_than_a_setting_goes_on_with_its_default():
-    stored = asdict(TINY)
-    del stored["second_stage"]
-    check_same_run(stored, TINY)
+    settings = changed(TINY, model="one-layer", pyramid=(4,), objective="vimco")
+    stored = asdict(settings)
+    del stored["model"]["second_stage"], stored["model"]["objective"]["num_samples"]
+    check_same_run(stored, settings)
     with pytest.raises(UserError, match="--num_samples 5: the checkpoint was made with 8"):
-        check_same_run(
-            {k: v for k, v in stored.items() if k != "samples"}, changed(TINY, num_samples=5)
-        )
+        check_same_run(stored, changed(settings, num_samples=5))

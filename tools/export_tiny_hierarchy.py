@@ -89,9 +89,7 @@ def most_probable_codes(model: HierarchicalVAE, images: Tensor) -> list[Tensor]:
     features = model.encoder(pixels_to_reals(images))
     latents = only(CodebookLatent, model.latents)
     state, found = model.decoder.top(len(images)), []
-    for layer, latent, feature in reversed(
-        list(zip(model.layers, latents, features, strict=True))
-    ):
+    for layer, latent, feature in reversed(list(zip(model.layers, latents, features, strict=True))):
         codes = latent.log_posterior(layer.posterior(feature, state)).argmax(-1)  # (B, H, W, 1)
         state = layer.decode(state, latent.lookup(codes))
         found.append(codes.squeeze(-1))

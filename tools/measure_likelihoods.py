@@ -16,7 +16,6 @@ from rrvqlib import data
 from rrvqlib.models import build, load_model
 from rrvqlib.runs.scoring import score
 from rrvqlib.settings import changed
-from rrvqlib.settings.flat import changed
 
 
 def main() -> None:

@@ -44,8 +44,8 @@ from rrvqlib.optimisation.compiled import compile_layers
 from rrvqlib.optimisation.processes import Processes
 from rrvqlib.optimisation.recording import recorded
 from rrvqlib.optimisation.signals import Stopped
-from rrvqlib.optimisation.step import Step
 from rrvqlib.optimisation.start import INIT_IMAGES
+from rrvqlib.optimisation.step import Step
 from rrvqlib.optimisation.trainer import Trainer
 from rrvqlib.optimisation.training import train
 from rrvqlib.runs import RUNS

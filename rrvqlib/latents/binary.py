@@ -60,11 +60,14 @@ class BinaryLatent(DiscreteLatent):
     """
 
     values = 2
+    signs: Tensor
 
     def __init__(self, size: int, *, learnt_prior: bool):
         super().__init__()
         self.vector_size = self.posterior_size = self.symbols = size
         self.prior_size = size if learnt_prior else 0
+        # A buffer: a model in double precision, as a codec's, looks up doubles.
+        self.register_buffer("signs", torch.tensor([-1.0, 1.0]), persistent=False)
 
     @classmethod
     def from_settings(
@@ -83,7 +86,7 @@ class BinaryLatent(DiscreteLatent):
         return self.uniform(prior)
 
     def lookup(self, codes: Tensor) -> Tensor:
-        return channels_first(torch.where(codes == 1, 1.0, -1.0))
+        return channels_first(self.signs[codes])
 
     def codes_of(self, vectors: Tensor) -> Tensor:
         return (channels_last(vectors) > 0).long()

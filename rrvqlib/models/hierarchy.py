@@ -53,7 +53,7 @@ class HierarchicalVAE(VAE):
     def latents(self) -> list[Latent]:
         return [layer.latent for layer in self.layers]
 
-    # Posterior, prior, user: only the source of the vectors differs.
+    # One loop, top first; from the posterior, the prior or the caller come the code vectors.
 
     def infer(self, images: Tensor, temperature: Tensor | None) -> Inference:
         features = self.encoder(pixels_to_reals(images))  # l = 1 first

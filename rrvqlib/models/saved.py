@@ -21,7 +21,7 @@ from rrvqlib.models.weights import (
     write_weights,
 )
 from rrvqlib.settings.fields import SettingError, Settings, from_json
-from rrvqlib.settings.flat import flattened, written
+from rrvqlib.settings.flat import flattened, idle_names, written
 from rrvqlib.settings.model import ModelSettings
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def load_weights(model: VAE, directory: str | Path) -> None:
     source = load_model(directory)
     target = model.stage_for(source.settings)
     theirs, ours = flattened(source.settings), flattened(target.settings)
-    idle = source.settings.idle()  # given, they would be refused
+    idle = idle_names(source.settings)  # given, they would be refused
     differing = [n for n in theirs if n not in idle and theirs[n] != ours.get(n)]
     if differing:
         flags = ", ".join(f"--{name} {written(theirs[name])}" for name in differing)

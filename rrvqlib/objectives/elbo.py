@@ -76,8 +76,8 @@ def training_loss(
     Args:
         terms: of a batch.
         kl_weight: weight of the KL, below 1 during warm-up.
-        free_nats: KL below this costs nothing and has no gradient (Kingma et al. 2016), in nats
-            per image for a whole layer, or for each latent variable.
+        free_nats: KL below this costs as much as this and has no gradient (Kingma et al. 2016), in
+            nats per image for a whole layer, or for each latent variable.
         free_nats_group: `layer` or `position`.
         batch_mean: averages a detached tensor over the processes that share the batch, so that
             what is free does not depend on how many there are. (It does depend on the batch.)

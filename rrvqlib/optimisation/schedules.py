@@ -25,13 +25,13 @@ def temperature_at(position: float, schedule: ScheduleSettings) -> float:
 
 
 def kl_weight_at(position: float, schedule: ScheduleSettings) -> float:
-    """Weight of the KL: rises linearly to 1, the training objective's only change."""
+    """Weight of the KL in the loss: rises linearly to 1."""
     span = schedule.kl_warmup * schedule.steps
     return min(1.0, (position + 1) / span) if span else 1.0
 
 
 def lr_factor_at(position: float, schedule: ScheduleSettings) -> float:
-    """Learning rate as a multiple of the rate itself (schedules cosine and constant)."""
+    """The learning rate as a share of `schedule.lr` (schedules cosine and constant)."""
     warm = min(1.0, (position + 1) / schedule.lr_warmup) if schedule.lr_warmup else 1.0
     if schedule.schedule != "cosine":
         return warm

@@ -11,6 +11,7 @@ from rrvqlib.errors import UserError
 from rrvqlib.runs.checkpoint import CHECKPOINT, load_state
 from rrvqlib.runs.folder import check_same_images
 from rrvqlib.runs.records import check_same_run
+from rrvqlib.settings.fields import SettingError
 
 if TYPE_CHECKING:
     from rrvqlib.optimisation.trainer import Trainer
@@ -53,7 +54,14 @@ def resume(run: Trainer) -> None:
         restore(run, state)
     except torch.OutOfMemoryError:
         raise
-    except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
+    except (
+        SettingError,
+        AttributeError,
+        LookupError,
+        TypeError,
+        ValueError,
+        RuntimeError,
+    ) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"{path} is of another version or model ({type(error).__name__}: {reason});"

@@ -88,8 +88,9 @@ class Step:
         return [*own, *self.statistics.tensors()]
 
     def __call__(self) -> None:
-        """One step, or a skipped one, which changes nothing but the count of those."""
-        moving = [*self.buffers, self.weights.resting]  # moved by the forward pass: averages
+        """One step, or a skipped one, which changes nothing but what `statistics` counts."""
+        # The forward pass moves averages, and codes that nobody uses.
+        moving = [*self.buffers, self.weights.values]
         before = [tensor.clone() for tensor in moving]
         self.weights.clear()
         loss, largest_kl = self.backward()
@@ -111,7 +112,10 @@ class Step:
         return [self.images[part].contiguous(memory_format=self.layout) for part in parts]
 
     def backward(self) -> tuple[Tensor, Tensor]:
-        """Forward and backward; the loss in bits per dim and the largest KL of a layer in nats."""
+        """Forward and backward; the loss in bits per dim, and the largest KL of a layer in nats.
+
+        The latter of the mean image of each micro-batch, and averaged over these.
+        """
         settings, parts = self.settings, self.micro_batches()
         losses, kls = [], []
         for number, images in enumerate(parts, start=1):
@@ -144,7 +148,7 @@ class Step:
         """Move the average of the weights towards them; young averages move faster."""
         if self.average is None:
             return
-        count = self.optimizer.count - 1  # of the wanted steps before this one
+        count = self.optimizer.count - 1  # of the steps before this one, if it is not skipped
         decay = ((1 + count) / (10 + count)).clamp(max=self.settings.ema_decay)
         weight = torch.where(count == 0, 1.0, 1 - decay)
         weight = torch.where(wanted, weight, 0.0).to(self.weights.values.dtype)

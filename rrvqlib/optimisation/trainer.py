@@ -119,11 +119,7 @@ class Trainer:
         # Noise depends on seed, step and process alone, so that a resumed run draws it again.
         torch.manual_seed((settings.seed << 40) + (progress.step << 8) + self.processes.rank)
         self.compute.order.turn_to(progress.step)
-        self.compute.dials.set(
-            (self.lr, self.lr * settings.codebook_lr_factor),
-            temperature_at(progress.position, self.settings.schedule),
-            kl_weight_at(progress.position, self.settings.schedule),
-        )
+        self.set_dials()
         self.on_device()
         progress.step += 1
         skipped_in_a_row = self.pace.wait(self.compute.statistics.skipped_in_a_row)
@@ -136,6 +132,15 @@ class Trainer:
                 f" {progress.step}); the last good weights are kept. Train anew in another"
                 " --out, with a lower --lr or a longer --kl_warmup"
             )
+
+    def set_dials(self) -> None:
+        """Tell the step what the schedules say now."""
+        position, schedule = self.progress.position, self.settings.schedule
+        codebook_lr = self.lr * self.settings.optimisation.codebook_lr_factor
+        temperature = temperature_at(position, schedule)
+        self.compute.dials.set(
+            (self.lr, codebook_lr), temperature, kl_weight_at(position, schedule)
+        )
 
     def run(self, stop: StopRequest | None = None, *, show_progress: bool = True) -> None:
         """Train to the end of the schedules; evaluate and save on the way.
@@ -192,6 +197,7 @@ class Trainer:
         if self.on_device is self.compute and records_steps(
             self.settings.machine, self.device, self.processes.count
         ):
+            self.set_dials()  # with rates of 0 a recording could not be told from one that fails
             self.on_device = recorded(self.compute)
         if self.settings.schedule.seconds:
             self.start_clock()

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from rrvqlib import paper
-from rrvqlib.settings.flat import changed, flattened, written
+from rrvqlib.settings.flat import changed, flattened, idle_names, written
 from rrvqlib.settings.model import parse_sides
 from rrvqlib.settings.run import NamedRun, RunSettings
 
@@ -394,7 +394,7 @@ def command(name: str, settings: RunSettings, out: Path) -> str:
     """
     name = name if name in RUNS else "photos"
     words = ["python", "-m", "rrvqlib.train", "--run", name]
-    named, idle = flattened(RUNS[name].settings), settings.idle()
+    named, idle = flattened(RUNS[name].settings), idle_names(settings)
     for flag, value in flattened(settings).items():
         if flag not in idle and value != named.get(flag):
             words += [f"--{flag}", written(value)]

@@ -108,13 +108,18 @@ class Settings:
             object.__setattr__(self, f.name, value)
             if f.metadata:
                 check_limits(f, value)
+            elif f.name != "kind":
+                raise TypeError(f"{f.name} of {type(self).__name__} is no `setting(...)`")
         self.check()
 
     def check(self) -> None:
         """Raise SettingError where settings do not go together."""
 
     def idle(self) -> dict[str, str]:
-        """Names of settings that play no part beside the others -> why."""
+        """Names of settings that play no part beside the others -> why; parts speak for themselves.
+
+        `flat.idle_names` asks all of them.
+        """
         return {}
 
 
@@ -154,6 +159,8 @@ def checked(name: str, value: Any, kind: Any) -> Any:
         return tuple(values)
     if kind is float and type(value) is int:
         value = float(value)
+    if kind not in DESCRIPTIONS:
+        raise TypeError(f"{name}: settings are int, float, bool, str, Sides or Literal, not {kind}")
     if type(value) is not kind:
         raise SettingError(name, value, f"must be {DESCRIPTIONS[kind]}")
     return value

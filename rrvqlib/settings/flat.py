@@ -1,6 +1,7 @@
 """Nested settings <-> flat names: what the command line, `changed` and a run's command speak.
 
-A flat name is a field's own; the `kind` of a part goes by the part's name (`latent="gaussian"`).
+A flat name is a field's own, or its `flag`; the `kind` of a part goes by the part's name
+(`latent="gaussian"`).
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import difflib
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from rrvqlib.settings.fields import SettingError, Settings, name_of, one_of, types
@@ -26,6 +27,7 @@ class Place:
         default: value where nothing is said.
         type: of its values.
         choices: the values that there are, where they can be listed.
+        limits: of numbers, see `setting`.
     """
 
     group: str
@@ -33,6 +35,7 @@ class Place:
     default: Any
     type: Any
     choices: tuple[str, ...] = ()
+    limits: dict[str, float | None] = field(default_factory=dict)
 
 
 def places(kind: type[Settings], group: str = "model") -> dict[str, Place]:
@@ -55,7 +58,8 @@ def places(kind: type[Settings], group: str = "model") -> dict[str, Place]:
         elif f.metadata:
             of_type = types(kind)[f.name]
             choices = get_args(of_type) if get_origin(of_type) is Literal else ()
-            place = Place(group, f.metadata["help"], f.default, of_type, choices)
+            about = f.metadata
+            place = Place(group, about["help"], f.default, of_type, choices, about["limits"])
             new = {name_of(f): place}
         twice = found.keys() & new.keys()
         if twice:
@@ -106,16 +110,25 @@ def changed(settings: S, **given: Any) -> S:
         SettingError: a name is unknown, a value out of range, or one that was given plays no part.
     """
     known = places(type(settings))
-    for name in given.keys() - known.keys():
+    for name in sorted(given.keys() - known.keys()):
         near = difflib.get_close_matches(name, known, 1)
         raise SettingError(name, given[name], "is no setting" + (f"; {near[0]}?" if near else ""))
     values = flattened(settings)
     result = nested(type(settings), values | given)
-    idle = dict(absent(result, given)) | result.idle()
+    idle = dict(absent(result, given)) | idle_names(result)
     for name in given.keys() & idle.keys():
         raise SettingError(name, given[name], f"plays no part {idle[name]}; leave it out")
     kept = {n: v for n, v in flattened(result).items() if n not in idle}
     return nested(type(settings), kept) if idle else result
+
+
+def idle_names(settings: Settings) -> dict[str, str]:
+    """Flat names that play no part beside the others -> why, of the whole."""
+    found = settings.idle()
+    for f in fields(settings):
+        if "kinds" in f.metadata:
+            found = idle_names(getattr(settings, f.name)) | found
+    return found
 
 
 def absent(settings: Settings, given: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -14,7 +14,7 @@ MAX_LR = 1.0  # AdaMax and Adam move every weight by about lr a step, and weight
 class OptimisationSettings(Settings):
     """How weights move."""
 
-    # 40 bits of the generators' seeds count the steps.
+    # Of a generator's 64 bits 40 are for the step and the process.
     seed: int = setting(0, "of initialisation, order and noise", at_least=0, below=2**24)
     start_from: str = setting(
         "",

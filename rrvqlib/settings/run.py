@@ -97,7 +97,7 @@ class RunSettings(Settings):
             raise SettingError("grad_accumulation", parts, rule)
 
     def idle(self) -> dict[str, str]:
-        found = self.model.idle() | self.optimisation.idle() | self.schedule.idle()
+        found: dict[str, str] = {}
         model = self.model
         codes = model.latent.kind in ("relaxed", "stochastic") and model.objective.kind == "elbo"
         second_stage = model.second_stage.kind
