@@ -222,7 +222,7 @@ def test_foreign_bits_are_refused():
     ("changes", "says"),
     [
         ({"model": "one-layer", "pyramid": (4,)}, "only hierarchies of codes"),
-        ({"latent": "gaussian"}, "GaussianLatent has no DiscreteLatent"),
+        ({"latent": "gaussian"}, "only hierarchies of codes or bits"),
     ],
 )
 def test_models_without_a_hierarchy_of_codes_are_refused(changes, says):

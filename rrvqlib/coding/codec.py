@@ -82,8 +82,11 @@ class Codec:
     """
 
     def __init__(self, model: VAE):
-        if not isinstance(model, HierarchicalVAE):
-            raise UserError("only hierarchies of codes compress (--model hierarchy)")
+        if not isinstance(model, HierarchicalVAE) or model.settings.rate_ceiling is None:
+            raise UserError(
+                "only hierarchies of codes or bits compress: --model hierarchy, --latent relaxed,"
+                " stochastic, nearest or binary"
+            )
         self.model = copy.deepcopy(model).cpu().double().eval()
         latents = only(DiscreteLatent, self.model.latents)
         self.layers = list(zip(self.model.layers, latents, strict=True))  # l = 1 first
