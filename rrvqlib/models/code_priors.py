@@ -32,6 +32,8 @@ from rrvqlib.settings.latents import (
 from rrvqlib.settings.model import ModelSettings
 from rrvqlib.settings.second_stages import GreedySettings, PixelCNNSettings
 
+Codebooks = list[CodebookLatent]  # of the first stage, l = 1 first
+
 
 def under_prior(draw: LatentDraw, log_p: Tensor, codes: int) -> LatentDraw:
     """A draw whose prior was uniform, under another: KL' = KL - log K - log p(z).
@@ -70,7 +72,7 @@ class CodePrior(nn.Module, ABC):
 
     @abstractmethod
     def forward(
-        self, draws: list[LatentDraw], latents: list[CodebookLatent], temperature: Tensor | None
+        self, draws: list[LatentDraw], latents: Codebooks, temperature: Tensor | None
     ) -> list[LatentDraw]:
         """Draws of all layers, l = 1 first, with the KL and `log_ratio` of this prior.
 
@@ -82,11 +84,7 @@ class CodePrior(nn.Module, ABC):
 
     @abstractmethod
     def sample(
-        self,
-        batch: int,
-        latents: list[CodebookLatent],
-        temperature: float,
-        kept: Sequence[Tensor],
+        self, batch: int, latents: Codebooks, temperature: float, kept: Sequence[Tensor]
     ) -> list[Tensor]:
         """Codes of the first stage's layers, l = 1 first.
 
@@ -120,7 +118,7 @@ class PixelCNNPrior(CodePrior):
         return cast(list[GatedPixelCNN], list(self.nets))
 
     def forward(
-        self, draws: list[LatentDraw], latents: list[CodebookLatent], temperature: Tensor | None
+        self, draws: list[LatentDraw], latents: Codebooks, temperature: Tensor | None
     ) -> list[LatentDraw]:
         codes = [true_codes(draw).squeeze(-1) for draw in draws]
         rows = zip(self._nets, draws, codes, [*codes[1:], None], latents, strict=True)
@@ -130,11 +128,7 @@ class PixelCNNPrior(CodePrior):
         ]
 
     def sample(
-        self,
-        batch: int,
-        latents: list[CodebookLatent],
-        temperature: float,
-        kept: Sequence[Tensor],
+        self, batch: int, latents: Codebooks, temperature: float, kept: Sequence[Tensor]
     ) -> list[Tensor]:
         codes = [z.squeeze(-1) for z in kept]
         for layer in reversed(range(len(self.nets) - len(kept))):
@@ -235,7 +229,7 @@ class GreedyPrior(CodePrior):
         return log_responsibilities(channels_last(self.decoder(vectors)), codebook).unsqueeze(-2)
 
     def forward(
-        self, draws: list[LatentDraw], latents: list[CodebookLatent], temperature: Tensor | None
+        self, draws: list[LatentDraw], latents: Codebooks, temperature: Tensor | None
     ) -> list[LatentDraw]:
         (lower,), (latent,) = draws, latents
         if self.training:
@@ -253,11 +247,7 @@ class GreedyPrior(CodePrior):
         return [lower, upper]
 
     def sample(
-        self,
-        batch: int,
-        latents: list[CodebookLatent],
-        temperature: float,
-        kept: Sequence[Tensor],
+        self, batch: int, latents: Codebooks, temperature: float, kept: Sequence[Tensor]
     ) -> list[Tensor]:
         if len(kept) == 2:
             return list(kept[:1])
