@@ -61,7 +61,7 @@ CIFAR10_CPU = changed(
 )
 
 # Beyond the paper: green knows red, and blue both.
-CIFAR10_CPU_MIXTURE = changed(CIFAR10_CPU, likelihood="mixture")
+CIFAR10_CPU_MIXTURE = changed(CIFAR10_CPU, likelihood="mixture", lr=0.02)
 
 CIFAR10_CPU_L32 = changed(
     CIFAR10_CPU, pyramid=L32, channels=24, lr=8e-3, steps=2200, eval_every=200, save_every=200
@@ -292,7 +292,9 @@ RUNS: dict[str, NamedRun] = {
         changed(PHOTOS, likelihood="mixture"), "2 minutes on 2 CPU cores", OPEN
     ),
     "cifar10-cpu": NamedRun(CIFAR10_CPU, "85 minutes on a CPU core", "measured 4.85"),
-    "cifar10-cpu-mixture": NamedRun(CIFAR10_CPU_MIXTURE, "95 minutes on a CPU core", OPEN),
+    "cifar10-cpu-mixture": NamedRun(
+        CIFAR10_CPU_MIXTURE, "95 minutes on a CPU core", "measured 4.34"
+    ),
     "cifar10-cpu-mixture-spatial": NamedRun(
         spatial(CIFAR10_CPU_MIXTURE), "95 minutes on a CPU core", OPEN
     ),
