@@ -18,6 +18,11 @@ from torch import Tensor
 
 from rrvqlib.errors import UserError
 
+# Asked once: older compilers cannot trace the question, and would cut a layer in pieces.
+AUTOCAST_DEVICES = frozenset(
+    kind for kind in ("cpu", "cuda", "mps", "xpu") if torch.amp.is_autocast_available(kind)
+)
+
 
 def half_precision(device: torch.device) -> AbstractContextManager[object]:
     """Inside, convolutions and matrix products compute in bfloat16 (autocast)."""
@@ -26,7 +31,7 @@ def half_precision(device: torch.device) -> AbstractContextManager[object]:
 
 def full_precision(device: torch.device) -> AbstractContextManager[object]:
     """Inside, autocast does not lower the precision of what is computed on a device."""
-    if not torch.amp.is_autocast_available(device.type):
+    if device.type not in AUTOCAST_DEVICES:
         return nullcontext()
     return torch.autocast(device.type, enabled=False)
 
