@@ -241,6 +241,8 @@ class Watch:
     def __call__(self, trainer: Trainer, line: dict[str, Any]) -> None:
         """Raises NotFalling."""
         now, loss = time.perf_counter(), line["train_loss_bits_per_dim"]
+        shown = ("step", "seconds", "valid_bits_per_dim", "grad_norm_max", "skipped_steps")
+        print(" ".join(f"{name} {line[name]:.6g}" for name in shown), flush=True)
         if not math.isfinite(loss + line["valid_bits_per_dim"]):
             raise NotFalling(f"the loss is {loss}")
         if math.isnan(self.first):
