@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -13,6 +14,55 @@ from torch import Tensor, nn
 from rrvqlib.latents.base import DiscreteLatent, channels_first, channels_last
 
 MAX_LOG_VARIANCE = 5.0
+
+
+class GaussianTerms(NamedTuple):
+    """What Eq. (6) needs of a codebook; dimensions before (K, D) are other codebooks.
+
+    -(e - E)^2 / 2s = e.E/s - e^2/2s - E^2/2s: one matrix product of (e, e^2) with the codes'
+    (E/s, -1/2s), no (N, K, D) array of differences.
+
+    Attributes:
+        centre: (..., D), of the codes; distances do not change, rounding errors shrink.
+        weights: (..., K, D + 1), of e and its squared length; (..., K, 2 D) when diagonal.
+        biases: (..., K), what is left: -E^2/2s and the normaliser's half.
+    """
+
+    centre: Tensor
+    weights: Tensor
+    biases: Tensor
+
+
+def gaussian_terms(means: Tensor, raw_log_variances: Tensor, covariance: str) -> GaussianTerms:
+    """Means (..., K, D) and raw log-variances of a codebook, or of several of one covariance."""
+    log_variances = clamped(raw_log_variances, means.shape[-2], covariance)
+    normaliser = log_normaliser(log_variances, means.shape[-1], covariance)
+    centre = means.detach().mean(-2)
+    means = means - centre.unsqueeze(-2)
+    precision = (-log_variances).exp()  # (..., K) or (..., K, D)
+    if covariance != "diagonal":
+        precision = precision.unsqueeze(-1)  # (..., K, 1), beside the squared length of e
+    weights = torch.cat([means * precision, -precision / 2], dim=-1)
+    constant = (means.square() * precision).sum(-1) + normaliser
+    return GaussianTerms(centre, weights, -constant / 2)
+
+
+def clamped(raw_log_variances: Tensor, codes: int, covariance: str) -> Tensor:
+    """Clamped to +-5: (..., K), or (..., K, D) when diagonal."""
+    found = raw_log_variances.clamp(-MAX_LOG_VARIANCE, MAX_LOG_VARIANCE)
+    return found.expand(*found.shape[:-1], codes) if covariance == "shared" else found
+
+
+def log_normaliser(log_variances: Tensor, dimensions: int, covariance: str) -> Tensor:
+    """Log of the determinant under the square root of Eq. (6), without (2 pi)^D; (..., K).
+
+    The paper prints s^(1/2) whatever the dimension; a density in D dimensions needs s^(D/2).
+    """
+    if covariance == "diagonal":
+        return log_variances.sum(-1)
+    if covariance == "as_printed":
+        return log_variances
+    return dimensions * log_variances
 
 
 class Codebook(nn.Module):
@@ -31,7 +81,12 @@ class Codebook(nn.Module):
         init: `normal`, coordinates with standard deviation D^(-1/2), so that codes have length
             about 1; `unit`, standard deviation 1. (`kmeans` starts as `normal` and is then set
             from the first batch by `kmeans_`.)
+
+    Attributes:
+        ready: its terms where they were computed beforehand; see `models.together`.
     """
+
+    ready: GaussianTerms | None = None
 
     def __init__(
         self,
@@ -56,23 +111,22 @@ class Codebook(nn.Module):
         """Clamped to +-5; (K,), or (K, D) when diagonal; None when fixed at variance 1."""
         if self.raw_log_variances is None:
             return None
-        clamped = self.raw_log_variances.clamp(-MAX_LOG_VARIANCE, MAX_LOG_VARIANCE)
-        return clamped.expand(len(self.means)) if self.covariance == "shared" else clamped
+        return clamped(self.raw_log_variances, len(self.means), self.covariance)
 
     @property
     def log_normaliser(self) -> Tensor:
-        """Log of the determinant under the square root of Eq. (6), without (2 pi)^D; (K,).
-
-        The paper prints s^(1/2) whatever the dimension; a density in D dimensions needs s^(D/2).
-        """
+        """See the function of this name; (K,)."""
         log_variances = self.log_variances
         if log_variances is None:
             raise ValueError("a codebook of fixed variance has no normaliser: it is one for all")
-        if self.covariance == "diagonal":
-            return log_variances.sum(1)
-        if self.covariance == "as_printed":
-            return log_variances
-        return self.means.shape[1] * log_variances
+        return log_normaliser(log_variances, self.means.shape[1], self.covariance)
+
+    @property
+    def terms(self) -> GaussianTerms | None:
+        """What responsibilities need; None when variances are fixed at 1."""
+        if self.ready or self.raw_log_variances is None:
+            return self.ready
+        return gaussian_terms(self.means, self.raw_log_variances, self.covariance)
 
     @torch.no_grad()
     def kmeans_(self, features: Tensor, iterations: int = 10) -> None:

@@ -1,7 +1,6 @@
 """Log-probabilities -> codes: categorical, Gumbel-softmax, straight-through, temperature."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from rrvqlib.numerics import full_precision
@@ -86,7 +85,9 @@ def straight_through_vectors(
     weights = gumbel_softmax(log_probabilities, temperature)
     codes = weights.argmax(-1)
     relaxed = mixtures(weights, means.detach())
-    return F.embedding(codes, means) + (relaxed - relaxed.detach()), codes
+    # Not F.embedding, whose gradient sorts the codes first.
+    chosen = means.index_select(0, codes.flatten()).unflatten(0, codes.shape)
+    return chosen + (relaxed - relaxed.detach()), codes
 
 
 RELAXATIONS = {"straight-through": straight_through_vectors, "soft": soft_vectors}

@@ -68,25 +68,18 @@ def log_responsibilities(features: Tensor, codebook: Codebook) -> Tensor:
     Raises:
         ValueError: features and codebook disagree on D.
     """
-    log_variances = codebook.log_variances
-    if log_variances is None:
-        return log_relaxed(features, codebook)
-    features, means = _same_size(features, codebook)
+    features, _ = _same_size(features, codebook)
     # bfloat16 would cost several nats here: always in float32.
     with full_precision(features.device):
-        centre = means.detach().mean(0)  # distances do not change, rounding errors shrink
-        features, means = at_least_float32(features) - centre, means - centre
-        precision = (-log_variances).exp()  # (K,) or (K, D)
+        terms = codebook.terms
+        if terms is None:
+            return log_relaxed(features, codebook)
+        features = at_least_float32(features) - terms.centre
         squares = features.square()
-        if precision.ndim == 1:
-            precision = precision.unsqueeze(1)  # (K, 1), beside the squared length of e
+        if codebook.covariance != "diagonal":
             squares = squares.sum(-1, keepdim=True)
-        # -(e - E)^2 / 2s = e.E/s - e^2/2s - E^2/2s: one matrix product of (e, e^2) with the
-        # codes' (E/s, -1/2s), no (N, K, D) array of differences.
-        weights = torch.cat([means * precision, -precision / 2], dim=1)
-        constant = (means.square() * precision).sum(1) + codebook.log_normaliser  # (K,)
-        logits = F.linear(torch.cat([features, squares], dim=-1), weights, -constant / 2)
-        return logits.log_softmax(-1)
+        features = torch.cat([features, squares], dim=-1)
+        return F.linear(features, terms.weights, terms.biases).log_softmax(-1)
 
 
 def _same_size(features: Tensor, codebook: Codebook) -> tuple[Tensor, Tensor]:

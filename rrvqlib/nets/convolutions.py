@@ -17,6 +17,8 @@ class Normed(nn.Module):
     Attributes:
         init_scale: standard deviation of the output at initialisation.
         output_dim: of the weight that counts output channels.
+        precise: whether it keeps its precision under autocast.
+        ready: weight and bias where they were computed beforehand; see `models.together`.
     """
 
     weight: Tensor
@@ -24,18 +26,36 @@ class Normed(nn.Module):
     parametrizations: Any
     init_scale: float
     output_dim: int
+    precise = False
+    ready: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def weight_and_bias(self) -> tuple[Tensor, Tensor]:
+        """What the layer computes with."""
+        return self.ready or (self.weight, self.bias)
 
 
 class Conv(nn.Conv2d, Normed):
     """A convolution."""
 
+    def forward(self, input: Tensor) -> Tensor:
+        return F.conv2d(input, *self.weight_and_bias, self.stride, self.padding)
+
 
 class UpConv(nn.ConvTranspose2d, Normed):
     """A transposed convolution."""
 
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        return F.conv_transpose2d(
+            input, *self.weight_and_bias, self.stride, self.padding, self.output_padding
+        )
+
 
 class Linear(nn.Linear, Normed):
     """A fully connected layer."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.linear(input, *self.weight_and_bias)
 
 
 def conv(

@@ -43,7 +43,9 @@ def head(image_size: int, grid: int, channels: int, outputs: int, init_scale: fl
         ResidualStack(channels, 1, 2, transposed=True, init_scale=init_scale)
         for _ in range(int(math.log2(image_size // grid)) - 1)
     ]
-    return Head(*layers, nn.ELU(), up_conv(channels, outputs, 5, stride=2, init_scale=0.1))
+    last = up_conv(channels, outputs, 5, stride=2, init_scale=0.1)
+    last.precise = True
+    return Head(*layers, nn.ELU(), last)
 
 
 class ConvDecoder(nn.Module):
@@ -81,6 +83,7 @@ class MLPDecoder(nn.Module):
             [linear(a, b) for a, b in zip(widths, widths[1:], strict=False)]
         )
         self.project = linear(widths[-1], outputs * image_size**2, init_scale=0.1)
+        self.project.precise = True
         self.image_size = image_size
 
     def forward(self, vectors: Tensor) -> Tensor:
