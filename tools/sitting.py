@@ -31,8 +31,7 @@ from typing import Any, TextIO
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch import Tensor
 
 from rrvqlib import cli, data
 from rrvqlib.errors import UserError
@@ -96,7 +95,6 @@ class Way:
     batch_size: int
     recorded: bool = False
     compiled: bool = False
-    weights_channels_last: bool = False
 
 
 # The surest first; compilation may take all the time that is left.
@@ -105,15 +103,7 @@ WAYS_ON_GPU = (
     Way(BATCHES[1]),
     Way(BATCHES[1], recorded=True, compiled=True),
 )
-WAYS_ON_CPU = (Way(16), Way(32), Way(32, weights_channels_last=True))
-
-
-class ChannelsLast(nn.Module):
-    """Gives a normed weight the layout of the maps that it is convolved with."""
-
-    def forward(self, weight: Tensor) -> Tensor:
-        """The same numbers."""
-        return weight.contiguous(memory_format=torch.channels_last)
+WAYS_ON_CPU = (Way(16), Way(32))
 
 
 def rate_of(settings: RunSettings, way: Way, images: Tensor, seconds: float) -> float:
@@ -131,10 +121,6 @@ def rate_of(settings: RunSettings, way: Way, images: Tensor, seconds: float) -> 
     bf16 = uses_bf16(settings.machine.precision, images.device)
     step = Step(model, images, settings, bf16=bf16)
     step.dials.set((1e-4, 1e-4), temperature=1.0, kl_weight=1.0)
-    if way.weights_channels_last:
-        for layer in model.modules():
-            if parametrize.is_parametrized(layer, "weight") and layer.weight.ndim == 4:
-                parametrize.register_parametrization(layer, "weight", ChannelsLast())
     if way.compiled:
         compile_layers(model)
     call: Callable[[], None] = step
@@ -194,9 +180,7 @@ def measure(settings: RunSettings, file: Path, deadline: float) -> None:
 
 def choose(settings: RunSettings, rows: list[dict[str, Any]]) -> dict[str, Any] | None:
     """The smallest batch that reaches most of the best rate, its fastest way, its learning rate."""
-    worked = [
-        row for row in rows if "images_per_second" in row and not row["weights_channels_last"]
-    ]
+    worked = [row for row in rows if "images_per_second" in row]
     if not worked:
         return None
     best = max(row["images_per_second"] for row in worked)
@@ -249,7 +233,7 @@ class Watch:
             self.first = loss
         elif now - self.began > self.patience and loss > self.first - 0.05:
             raise NotFalling(f"the loss is {loss:.2f}, and was {self.first:.2f} at first")
-        if now - self.written > self.every:
+        if trainer.done or now - self.written > self.every:
             shard_mb = trainer.settings.machine.shard_mb
             save_model(trainer.evaluated, trainer.out, "float16", shard_mb)
             pack(trainer.out, self.out)
