@@ -55,6 +55,7 @@ def sweep_table() -> str:
 CHAPTERS = {
     "cifar10-cpu-mixture": "differences",
     "cifar10-cpu": "11-full-scale",
+    "cifar10-l32": "11-full-scale",
     "photos64": "09-compression",
     "photos": "07-hierarchy",
     "celeba": "09-compression",

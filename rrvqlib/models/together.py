@@ -42,7 +42,9 @@ class Together:
         self.layers = groups((kind_of(layer), layer) for layer in normed)
         books = [book for book in model.modules() if isinstance(book, Codebook)]
         self.codebooks = groups(
-            ((book.means.shape, book.covariance), book) for book in books if book.raw_log_variances is not None
+            ((book.means.shape, book.covariance), book)
+            for book in books
+            if book.raw_log_variances is not None
         )
 
     @contextmanager
@@ -77,10 +79,10 @@ def weights(layers: Sequence[Normed], dtype: torch.dtype) -> list[tuple[Tensor, 
     A weight is g v / |v|, one length for each output: the rows of all layers, one below the other,
     are the rows of one large layer.
     """
+    originals = [layer.parametrizations.weight for layer in layers]
     outputs_first = [
-        [tensor.transpose(0, layer.output_dim) for tensor in (original.original0, original.original1)]
-        for layer in layers
-        for original in [layer.parametrizations.weight]
+        [tensor.transpose(0, layer.output_dim) for tensor in (both.original0, both.original1)]
+        for layer, both in zip(layers, originals, strict=True)
     ]
     lengths, directions = (torch.cat(tensors) for tensors in zip(*outputs_first, strict=True))
     rows = torch._weight_norm(directions, lengths, 0)
@@ -91,14 +93,12 @@ def weights(layers: Sequence[Normed], dtype: torch.dtype) -> list[tuple[Tensor, 
     if rows.ndim == 4:
         rows = rows.to(dtype, memory_format=torch.channels_last)
     biases = torch.cat([layer.bias for layer in layers]).to(dtype)
-    return list(
-        zip(rows.to(dtype).chunk(len(layers)), biases.chunk(len(layers)), strict=True)
-    )
+    return list(zip(rows.to(dtype).chunk(len(layers)), biases.chunk(len(layers)), strict=True))
 
 
 def terms_of(books: Sequence[Codebook]) -> list[GaussianTerms]:
     """What responsibilities need of each codebook; their shapes and covariances agree."""
     means = torch.stack([book.means for book in books])
-    raw = torch.stack([book.raw_log_variances for book in books])
+    raw = torch.stack([book.raw_log_variances for book in books])  # type: ignore[arg-type]
     terms = gaussian_terms(means, raw, books[0].covariance)
     return [GaussianTerms(*parts) for parts in zip(*(part.unbind() for part in terms), strict=True)]

@@ -26,7 +26,7 @@ class Normed(nn.Module):
     parametrizations: Any
     init_scale: float
     output_dim: int
-    precise = False
+    precise: bool = False
     ready: tuple[Tensor, Tensor] | None = None
 
     @property
@@ -39,16 +39,17 @@ class Conv(nn.Conv2d, Normed):
     """A convolution."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.conv2d(input, *self.weight_and_bias, self.stride, self.padding)
+        return self._conv_forward(input, *self.weight_and_bias)
 
 
 class UpConv(nn.ConvTranspose2d, Normed):
     """A transposed convolution."""
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
-        return F.conv_transpose2d(
-            input, *self.weight_and_bias, self.stride, self.padding, self.output_padding
-        )
+        weight, bias = self.weight_and_bias
+        stride, padding, beyond = self.stride, self.padding, self.output_padding
+        assert not isinstance(padding, str)  # only convolutions take words
+        return F.conv_transpose2d(input, weight, bias, stride, padding, beyond)
 
 
 class Linear(nn.Linear, Normed):
@@ -68,7 +69,7 @@ def conv(
 
 def up_conv(
     inputs: int, outputs: int, kernel: int = 3, stride: int = 1, init_scale: float = 1.0
-) -> nn.Module:
+) -> Normed:
     """A weight-normed transposed convolution that keeps the map's side or multiplies it.
 
     The kernel is odd, or twice the stride.
@@ -81,12 +82,12 @@ def up_conv(
     return weight_normed(layer, init_scale, dim=1)  # transposed: output channels come second
 
 
-def linear(inputs: int, outputs: int, init_scale: float = 1.0) -> nn.Module:
+def linear(inputs: int, outputs: int, init_scale: float = 1.0) -> Normed:
     """A weight-normed fully connected layer."""
     return weight_normed(Linear(inputs, outputs), init_scale)
 
 
-def weight_normed(layer: Normed, init_scale: float = 1.0, dim: int = 0) -> nn.Module:
+def weight_normed(layer: Normed, init_scale: float = 1.0, dim: int = 0) -> Normed:
     """The layer with fresh weights, weight-normed, marked for `data_dependent_init`.
 
     Args:
@@ -97,7 +98,8 @@ def weight_normed(layer: Normed, init_scale: float = 1.0, dim: int = 0) -> nn.Mo
     nn.init.normal_(layer.weight, std=0.05)
     nn.init.zeros_(layer.bias)
     layer.init_scale, layer.output_dim = init_scale, dim
-    return weight_norm(layer, dim=dim)
+    weight_norm(layer, dim=dim)
+    return layer
 
 
 def rescale(maps: Tensor, factor: float) -> Tensor:
