@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -16,7 +16,8 @@ from rrvqlib.latents.base import DiscreteLatent, channels_first, channels_last
 MAX_LOG_VARIANCE = 5.0
 
 
-class GaussianTerms(NamedTuple):
+@dataclass(frozen=True)
+class GaussianTerms:
     """What Eq. (6) needs of a codebook; dimensions before (K, D) are other codebooks.
 
     -(e - E)^2 / 2s = e.E/s - e^2/2s - E^2/2s: one matrix product of (e, e^2) with the codes'

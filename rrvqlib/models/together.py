@@ -101,4 +101,5 @@ def terms_of(books: Sequence[Codebook]) -> list[GaussianTerms]:
     means = torch.stack([book.means for book in books])
     raw = torch.stack([book.raw_log_variances for book in books])  # type: ignore[arg-type]
     terms = gaussian_terms(means, raw, books[0].covariance)
-    return [GaussianTerms(*parts) for parts in zip(*(part.unbind() for part in terms), strict=True)]
+    parts = (terms.centre, terms.weights, terms.biases)
+    return [GaussianTerms(*own) for own in zip(*(part.unbind() for part in parts), strict=True)]

@@ -46,6 +46,7 @@ class UpConv(nn.ConvTranspose2d, Normed):
     """A transposed convolution."""
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Maps (B, C, H, W) -> larger maps; their size follows from the settings alone."""
         weight, bias = self.weight_and_bias
         stride, padding, beyond = self.stride, self.padding, self.output_padding
         assert not isinstance(padding, str)  # only convolutions take words
