@@ -1,7 +1,7 @@
 """What a step needs of its weights alone, computed for all layers at once.
 
 32 layers have 256 convolutions and as many codebooks as layers, and norming, casting and preparing
-each by itself is more than half of a step's 9,500 operations. On a GPU every one of them takes its
+each by itself is more than half of a step's 9,200 operations. On a GPU every one of them takes its
 microseconds, however small it is.
 """
 
