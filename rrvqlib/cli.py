@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from rrvqlib.data.registry import DATASETS
 from rrvqlib.errors import UserError
 from rrvqlib.settings.fields import SettingError, Settings, Sides, in_words
 from rrvqlib.settings.flat import Place, places, written
@@ -122,8 +123,7 @@ def add_run_arguments(parser: argparse.ArgumentParser, *, with_data: bool) -> No
     if with_data:
         parser.add_argument(
             "--dataset",
-            help="photos, swatches, cifar10, svhn, celeba, folder:PATH"
-            " or npz:PATH (default: what the run was trained on)",
+            help=f"{', '.join(DATASETS)} (default: what the run was trained on)",
         )
         parser.add_argument(
             "--data_dir", help="where downloaded data sets are kept (default: as in training)"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -85,6 +84,7 @@ def encode(args: argparse.Namespace) -> None:
     from rrvqlib.coding.tiles import Entry, count_tiles, cut, join
     from rrvqlib.files import check_writable, write_atomically
     from rrvqlib.models.saved import load_model
+    from rrvqlib.runs.similarity import psnr
 
     cli.check_new(args.out, force=args.force)
     check_writable(args.out)
@@ -124,10 +124,7 @@ def encode(args: argparse.Namespace) -> None:
     rate = 8 * len(data) / dims
     text = f"{args.out}: {len(images)} {plural}, {len(data)} bytes, {rate:.3f} bits/dim"
     if args.lossy:
-        pairs = zip(images, decoded, strict=True)
-        error = sum((a.float() - b.float()).square().sum().item() for a, b in pairs)
-        quality = 10 * math.log10(255**2 * dims / error) if error else math.inf
-        cli.say(f"{text}, {quality:.1f} dB PSNR with {layers} of {most} layers")
+        cli.say(f"{text}, {psnr(images, decoded):.1f} dB PSNR with {layers} of {most} layers")
     else:
         cli.say(f"{text}; net {coded.net_bits / dims:.3f}, and {coded.initial_bits} initial bits")
 

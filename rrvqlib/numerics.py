@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -39,6 +39,11 @@ def full_precision(device: torch.device) -> AbstractContextManager[object]:
 def at_least_float32(values: Tensor) -> Tensor:
     """float32, or float64 left as it is."""
     return values if values.dtype == torch.float64 else values.float()
+
+
+def total(parts: Sequence[Tensor]) -> Tensor:
+    """The sum of one tensor or more, first to last."""
+    return sum(parts[1:], parts[0])
 
 
 def choose_device(wanted: str) -> torch.device:

@@ -107,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from rrvqlib.data.loading import path_of
     from rrvqlib.files import only_writer, prepare_directory
     from rrvqlib.optimisation.signals import Stopped
-    from rrvqlib.optimisation.training import train
+    from rrvqlib.optimisation.whole_run import train
     from rrvqlib.runs.checkpoint import CHECKPOINT
 
     images = path_of(settings.data.dataset)

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from rrvqlib import data
+from rrvqlib.files import LOCK
 from rrvqlib.models import build
 from rrvqlib.optimisation.trainer import Trainer
 from rrvqlib.runs.checkpoint import CHECKPOINT
@@ -65,6 +66,11 @@ def start_or_resume(settings, out):
 def normal(*shape, seed=0):
     """Standard normal numbers, the same at every call."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def names(folder):
+    """Of the files in a folder, but for the lock that writers leave behind."""
+    return sorted(path.name for path in folder.iterdir() if path.name != LOCK)
 
 
 def random_images(n, size, seed=0):

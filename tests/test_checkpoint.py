@@ -14,14 +14,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import TINY, VQVAE
+from helpers import TINY, VQVAE, names
 from safetensors.torch import load_file, save_file
 
 import rrvqlib
 from rrvqlib import files
 from rrvqlib.errors import UserError
 from rrvqlib.files import (
-    LOCK,
     UNFINISHED,
     check_writable,
     only_writer,
@@ -126,11 +125,6 @@ def test_a_folder_in_the_checkpoint_s_place_is_refused(tmp_path):
         load_state(tmp_path)
     with pytest.raises(UserError, match="nothing to resume"):
         load_state(tmp_path / "checkpoint.safetensors")
-
-
-def names(folder):
-    """Of the files in a folder, but for the lock that writers leave behind."""
-    return sorted(path.name for path in folder.iterdir() if path.name != LOCK)
 
 
 def test_files_can_be_read_by_others_whatever_the_umask(tmp_path):

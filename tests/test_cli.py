@@ -10,12 +10,12 @@ import sys
 import numpy as np
 import pytest
 import torch
-from helpers import TINY_FLAGS, write_images
+from helpers import TINY_FLAGS, names, write_images
 from PIL import Image
 
 from rrvqlib import cli, compress, data, diagnose, evaluate, reconstruct, sample, train
 from rrvqlib.errors import UserError
-from rrvqlib.files import LOCK, only_writer
+from rrvqlib.files import only_writer
 from rrvqlib.runs import RUNS, scoring
 from rrvqlib.runs.checkpoint import CHECKPOINT
 from rrvqlib.runs.folder import check_same_images
@@ -56,11 +56,6 @@ def refused(capsys):
         return lines[0]
 
     return check
-
-
-def names(folder):
-    """Of the files in a folder, but for the lock that a training leaves behind."""
-    return sorted(path.name for path in folder.iterdir() if path.name != LOCK)
 
 
 def contents(folder):

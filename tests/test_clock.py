@@ -9,14 +9,14 @@ import time
 
 import pytest
 import torch
-from helpers import TINY, TINY_FLAGS, trainer, write_images
+from helpers import TINY, TINY_FLAGS, trainer
 
 from rrvqlib.errors import UserError
 from rrvqlib.models import load_model
 from rrvqlib.optimisation import clock as clock_module
 from rrvqlib.optimisation.clock import Clock, Pace, due
 from rrvqlib.optimisation.signals import Stopped, StopRequest
-from rrvqlib.optimisation.training import train
+from rrvqlib.optimisation.whole_run import train
 from rrvqlib.runs.checkpoint import CHECKPOINT, load_state
 from rrvqlib.settings import changed
 
@@ -67,11 +67,6 @@ def test_what_is_due():
 def test_the_pace_tells_the_value_itself_where_there_is_no_gpu():
     pace = Pace(torch.device("cpu"))
     assert [pace.wait(torch.tensor(n)) for n in (3, 4)] == [3, 4]
-
-
-@pytest.fixture
-def images(tmp_path):
-    return write_images(tmp_path / "images.npz")
 
 
 def wait_for(path, process):

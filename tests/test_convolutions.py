@@ -11,11 +11,11 @@ from rrvqlib.nets.convolutions import (
     ResidualBlock,
     ResidualStack,
     conv,
-    data_dependent_init,
     linear,
     rescale,
     up_conv,
 )
+from rrvqlib.nets.initialisation import data_dependent_init
 
 
 @pytest.mark.parametrize("kernel", [1, 3, 5])

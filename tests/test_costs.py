@@ -21,8 +21,8 @@ from rrvqlib.optimisation.costs import (
     show,
     with_layers,
 )
-from rrvqlib.runs import RUNS
-from rrvqlib.settings import NamedRun, changed, parse_sides
+from rrvqlib.runs import RUNS, NamedRun
+from rrvqlib.settings import changed, parse_sides
 
 MLP = changed(TINY, model="one-layer", network="mlp", pyramid=(2,), channels=16, blocks=1)
 

@@ -15,7 +15,7 @@ from rrvqlib import evaluate
 from rrvqlib.models import build
 from rrvqlib.nets.convolutions import ResidualBlock, rescale
 from rrvqlib.optimisation.schedules import Plateau
-from rrvqlib.optimisation.training import train
+from rrvqlib.optimisation.whole_run import train
 from rrvqlib.paper import OPEN, STATED
 from rrvqlib.runs import RUNS
 from rrvqlib.runs.folder import images_of, open_images, open_model

@@ -15,9 +15,9 @@ from helpers import TINY, write_images
 from rrvqlib.errors import UserError
 from rrvqlib.models import load_model
 from rrvqlib.models.weights import weight_files
-from rrvqlib.runs import RUNS
+from rrvqlib.runs import RUNS, NamedRun
 from rrvqlib.runs.checkpoint import CHECKPOINT
-from rrvqlib.settings import NamedRun, changed
+from rrvqlib.settings import changed
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tools"))

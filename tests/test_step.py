@@ -15,9 +15,9 @@ from rrvqlib.objectives.elbo import bits_per_dim, training_loss
 from rrvqlib.optimisation import step as step_module
 from rrvqlib.optimisation import trainer as trainer_module
 from rrvqlib.optimisation.adamax import Adam, AdaMax
-from rrvqlib.optimisation.flat import learning_groups
+from rrvqlib.optimisation.cuda_graph import recorded
+from rrvqlib.optimisation.flat_weights import learning_groups
 from rrvqlib.optimisation.order import epoch_order
-from rrvqlib.optimisation.recording import recorded
 from rrvqlib.optimisation.schedules import kl_weight_at, lr_factor_at, temperature_at
 from rrvqlib.optimisation.step import Step
 from rrvqlib.runs import pictures
@@ -46,11 +46,6 @@ KINDS = {
     "greedy": {"model": "one-layer", "pyramid": (4, 2), "second_stage": "greedy", **SECOND},
 }
 every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
-
-
-@pytest.fixture
-def images(tmp_path):
-    return write_images(tmp_path / "images.npz")
 
 
 # The step against torch's optimiser, clipping, schedules and average.

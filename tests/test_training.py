@@ -24,12 +24,12 @@ from rrvqlib.models import build, load_model
 from rrvqlib.optimisation import reports
 from rrvqlib.optimisation import step as step_module
 from rrvqlib.optimisation.dials import Statistics
-from rrvqlib.optimisation.flat import learning_groups
+from rrvqlib.optimisation.flat_weights import learning_groups
 from rrvqlib.optimisation.log import MetricsLog
 from rrvqlib.optimisation.order import ImageOrder
 from rrvqlib.optimisation.schedules import Plateau, kl_weight_at, lr_factor_at, temperature_at
 from rrvqlib.optimisation.signals import StopRequest
-from rrvqlib.optimisation.training import train
+from rrvqlib.optimisation.whole_run import train
 from rrvqlib.runs.checkpoint import CHECKPOINT, load_state, save_state
 from rrvqlib.runs.records import check_same_run
 from rrvqlib.runs.scoring import score
@@ -44,11 +44,6 @@ KINDS = {
     "adam, no average": {"optimizer": "adam", "ema_decay": 0.0, "lr": 1e-3},
     "accumulated": {"grad_accumulation": 2, "relaxation": "soft"},
 }
-
-
-@pytest.fixture
-def images(tmp_path):
-    return write_images(tmp_path / "images.npz")
 
 
 def metrics(folder):

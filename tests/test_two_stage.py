@@ -16,7 +16,7 @@ from rrvqlib.models import build
 from rrvqlib.models.pixelcnn import GatedPixelCNN, causal_conv
 from rrvqlib.models.saved import load_model, load_weights, save_model
 from rrvqlib.optimisation import reports
-from rrvqlib.optimisation.training import train as train_run
+from rrvqlib.optimisation.whole_run import train as train_run
 from rrvqlib.runs.scoring import score
 from rrvqlib.settings import ModelSettings, changed
 

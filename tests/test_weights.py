@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 import torch
-from helpers import TINY, trainer, write_images
+from helpers import TINY, names, trainer, write_images
 from safetensors.torch import load_file, save_file
 
 from rrvqlib.errors import UserError
@@ -24,10 +24,6 @@ SHARD_MB = 0.02
 def model():
     torch.manual_seed(0)
     return build(SETTINGS)
-
-
-def names(folder):
-    return sorted(path.name for path in folder.iterdir())
 
 
 @pytest.mark.parametrize("shard_mb", [5000, SHARD_MB])

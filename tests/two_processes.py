@@ -16,7 +16,7 @@ from rrvqlib.latents import draws
 from rrvqlib.optimisation import step as step_module
 from rrvqlib.optimisation.signals import Stopped, StopRequest
 from rrvqlib.optimisation.trainer import Trainer
-from rrvqlib.optimisation.training import train
+from rrvqlib.optimisation.whole_run import train
 from rrvqlib.runs import folder as folder_module
 from rrvqlib.settings import changed
 

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from skimage.metrics import structural_similarity
 
 from rrvqlib import cli, data
 from rrvqlib.coding.codec import Codec
@@ -25,6 +24,7 @@ from rrvqlib.files import check_writable, write_json
 from rrvqlib.models import load_model
 from rrvqlib.runs.pictures import grid
 from rrvqlib.runs.records import hardware, versions
+from rrvqlib.runs.similarity import psnr, ssim
 
 LOSSLESS = {
     "PNG": {"optimize": True},
@@ -47,13 +47,8 @@ def size(image: torch.Tensor, name: str, **options) -> int:
 
 
 def quality(images: torch.Tensor, decoded: torch.Tensor) -> dict[str, float]:
-    """PSNR of the mean squared error in dB, and the mean SSIM."""
-    error = (images.float() - decoded.float()).square().mean().item()
-    similar = [
-        structural_similarity(a.numpy(), b.numpy(), channel_axis=0, data_range=255)
-        for a, b in zip(images, decoded, strict=True)
-    ]
-    return {"psnr": 10 * math.log10(255**2 / error), "ssim": float(np.mean(similar))}
+    """PSNR in dB, and the mean SSIM."""
+    return {"psnr": psnr(images, decoded), "ssim": ssim(images, decoded)}
 
 
 def jpeg(image: torch.Tensor, q: int) -> tuple[int, torch.Tensor]:

@@ -40,13 +40,13 @@ from rrvqlib.models import build, save_model
 from rrvqlib.models.weights import INDEX, weight_files
 from rrvqlib.numerics import true_float32, uses_bf16
 from rrvqlib.optimisation.compiled import compile_layers
+from rrvqlib.optimisation.cuda_graph import recorded
 from rrvqlib.optimisation.processes import Processes
-from rrvqlib.optimisation.recording import recorded
 from rrvqlib.optimisation.signals import Stopped
 from rrvqlib.optimisation.start import INIT_IMAGES
 from rrvqlib.optimisation.step import Step
 from rrvqlib.optimisation.trainer import Trainer
-from rrvqlib.optimisation.training import train
+from rrvqlib.optimisation.whole_run import train
 from rrvqlib.runs import RUNS
 from rrvqlib.runs.records import hardware, versions
 from rrvqlib.settings import RunSettings, changed

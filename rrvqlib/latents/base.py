@@ -135,8 +135,12 @@ class DiscreteLatent(Latent):
     def uniform(self, prior: Tensor) -> Tensor:
         """log p of a uniform prior: (B, 0, H, W) -> (B, H, W, G, K) nats."""
         B, _, H, W = prior.shape
-        flat = prior.new_full((1,), -math.log(self.values), dtype=torch.float32)
-        return flat.expand(B, H, W, self.symbols, self.values)
+        return log_uniform(prior, B, H, W, self.symbols, self.values)
+
+
+def log_uniform(like: Tensor, *shape: int) -> Tensor:
+    """Log-probabilities (..., K) of equally likely values, in nats, on the device of `like`."""
+    return like.new_full((1,), -math.log(shape[-1]), dtype=torch.float32).expand(shape)
 
 
 def of_codes(table: Tensor, codes: Tensor) -> Tensor:

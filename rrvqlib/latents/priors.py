@@ -1,10 +1,8 @@
 """What the layers above say of a layer -> log-probabilities over its K codes."""
 
-import math
-
-import torch
 from torch import Tensor
 
+from rrvqlib.latents.base import log_uniform
 from rrvqlib.latents.codebook import Codebook
 from rrvqlib.latents.responsibilities import log_responsibilities
 from rrvqlib.numerics import at_least_float32, full_precision
@@ -35,7 +33,4 @@ def log_prior(prior: str, parameters: Tensor, codebook: Codebook) -> Tensor:
     if prior == "direct":
         with full_precision(parameters.device):
             return at_least_float32(parameters).log_softmax(-1)
-    K = len(codebook.means)
-    return parameters.new_full((1,), -math.log(K), dtype=torch.float32).expand(
-        *parameters.shape[:-1], K
-    )
+    return log_uniform(parameters, *parameters.shape[:-1], len(codebook.means))

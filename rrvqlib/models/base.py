@@ -19,7 +19,8 @@ from rrvqlib.errors import UserError
 from rrvqlib.latents.base import Latent, LatentDraw
 from rrvqlib.likelihoods.base import Likelihood
 from rrvqlib.models.saved import FILES, load_model, save_model
-from rrvqlib.nets.convolutions import data_dependent_init
+from rrvqlib.nets.initialisation import data_dependent_init
+from rrvqlib.numerics import total
 from rrvqlib.objectives.elbo import ElboTerms
 from rrvqlib.settings.latents import LATENTS
 from rrvqlib.settings.likelihoods import LIKELIHOODS
@@ -236,11 +237,6 @@ def build_latent(settings: ModelSettings, layer: int, *, learnt_prior: bool) -> 
     """The latents of a layer (0 is l = 1) that a model's settings name."""
     kind = LATENTS[settings.latent.kind].load()
     return kind.from_settings(settings.latent, layer, learnt_prior=learnt_prior)
-
-
-def total(parts: Sequence[Tensor]) -> Tensor:
-    """The sum of one tensor or more, first to last."""
-    return sum(parts[1:], parts[0])
 
 
 L = TypeVar("L", bound=Latent)

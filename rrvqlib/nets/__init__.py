@@ -4,7 +4,8 @@ from rrvqlib.lazy import offer
 
 __getattr__, __dir__ = offer(
     __name__,
-    convolutions="ResidualBlock ResidualStack Projection conv up_conv linear data_dependent_init",
+    initialisation="data_dependent_init",
+    convolutions="ResidualBlock ResidualStack Projection conv up_conv linear",
     encoder="BottomUp ConvEncoder MLPEncoder",
     decoder="ConvDecoder MLPDecoder",
 )

@@ -19,9 +19,10 @@ from rrvqlib.models.base import VAE
 from rrvqlib.models.from_settings import build
 from rrvqlib.numerics import choose_device, half_precision, uses_bf16
 from rrvqlib.objectives.elbo import training_loss
+from rrvqlib.runs.named import NamedRun
 from rrvqlib.settings.latents import CodebookSettings
 from rrvqlib.settings.model import ModelSettings
-from rrvqlib.settings.run import NamedRun, RunSettings
+from rrvqlib.settings.run import RunSettings
 
 # Per parameter: weight, gradient, two AdaMax states and the average, in float32.
 BYTES_PER_PARAMETER = 20

@@ -12,13 +12,13 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from rrvqlib.latents.codebook import MAX_LOG_VARIANCE
-from rrvqlib.models.base import VAE, total
+from rrvqlib.models.base import VAE
 from rrvqlib.models.together import Together
-from rrvqlib.numerics import half_precision
+from rrvqlib.numerics import half_precision, total
 from rrvqlib.objectives.elbo import bits_per_dim, training_loss
 from rrvqlib.optimisation.adamax import OPTIMIZERS
 from rrvqlib.optimisation.dials import Dials, Statistics
-from rrvqlib.optimisation.flat import FlatWeights
+from rrvqlib.optimisation.flat_weights import FlatWeights
 from rrvqlib.optimisation.order import ImageOrder
 from rrvqlib.settings.run import MachineSettings, RunSettings
 

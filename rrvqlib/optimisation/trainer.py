@@ -18,9 +18,9 @@ from rrvqlib.numerics import true_float32, uses_bf16
 from rrvqlib.optimisation import reports
 from rrvqlib.optimisation.clock import Clock, Pace, due
 from rrvqlib.optimisation.compiled import compile_errors, compile_layers
+from rrvqlib.optimisation.cuda_graph import recorded, records_steps
 from rrvqlib.optimisation.log import MetricsLog
 from rrvqlib.optimisation.processes import Processes
-from rrvqlib.optimisation.recording import recorded, records_steps
 from rrvqlib.optimisation.schedules import Plateau, kl_weight_at, lr_factor_at, temperature_at
 from rrvqlib.optimisation.signals import Stopped, StopRequest
 from rrvqlib.optimisation.start import check_processes, first_model

@@ -8,13 +8,23 @@ reports where it says so, and otherwise said to be open.
 from __future__ import annotations
 
 import shlex
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rrvqlib import paper
 from rrvqlib.settings.flat import changed, flattened, idle_names, written
 from rrvqlib.settings.model import parse_sides
-from rrvqlib.settings.run import NamedRun, RunSettings
+from rrvqlib.settings.run import RunSettings
+
+
+@dataclass(frozen=True)
+class NamedRun:
+    """A run that `--run NAME` starts, with what it costs and what score to expect."""
+
+    settings: RunSettings
+    cost: str
+    expect: str
+
 
 L32 = parse_sides("16*8,8*8,4*8,2*8")  # App. C: four groups of eight layers
 L32_64 = parse_sides("32*8,16*8,8*8,4*8")  # the same on 64x64 pixels

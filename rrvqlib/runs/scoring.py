@@ -12,8 +12,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from rrvqlib.data.pixels import check_pixels
-from rrvqlib.models.base import VAE, total
-from rrvqlib.numerics import true_float32
+from rrvqlib.models.base import VAE
+from rrvqlib.numerics import total, true_float32
 from rrvqlib.objectives.elbo import bits_per_dim, importance_weighted_bound
 
 

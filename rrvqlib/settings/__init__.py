@@ -10,5 +10,5 @@ __getattr__, __dir__ = offer(
     likelihoods="EdgeLogisticSettings LogisticSettings MixtureSettings PixelLogisticSettings",
     model="ModelSettings parse_sides",
     optimisation="OptimisationSettings ScheduleSettings",
-    run="DataSettings EvaluationSettings MachineSettings NamedRun RunSettings",
+    run="DataSettings EvaluationSettings MachineSettings RunSettings",
 )

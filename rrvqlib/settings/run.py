@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from rrvqlib.data.registry import DATASETS
 from rrvqlib.settings.fields import SettingError, Settings, part, setting
 from rrvqlib.settings.model import ModelSettings
 from rrvqlib.settings.optimisation import OptimisationSettings, ScheduleSettings
@@ -14,9 +15,7 @@ from rrvqlib.settings.optimisation import OptimisationSettings, ScheduleSettings
 class DataSettings(Settings):
     """The images."""
 
-    dataset: str = setting(
-        "photos", "photos, swatches, cifar10, svhn, celeba, folder:PATH or npz:PATH"
-    )
+    dataset: str = setting("photos", ", ".join(DATASETS))
     data_dir: str = setting("data", "where downloaded data sets are kept")
     select_on: Literal["validation", "test"] = setting(
         "validation",
@@ -115,12 +114,3 @@ class RunSettings(Settings):
             )
             found |= dict.fromkeys(names, why)
         return found
-
-
-@dataclass(frozen=True)
-class NamedRun:
-    """A run that `--run NAME` starts, with what it costs and what score to expect."""
-
-    settings: RunSettings
-    cost: str
-    expect: str
