@@ -1,6 +1,8 @@
 """Which arithmetic is used where, said once.
 
-- float32 means float32: TF32, whose products carry 10 bits, is allowed nowhere. In a bfloat16 run
+- float32 means float32: TF32, whose products carry 10 bits, is allowed nowhere. What the library
+  computes with a model (first weights, training, scores, samples, reconstructions) is inside
+  `true_float32`; a caller's own `model(images)` goes by the caller's torch. In a bfloat16 run
   (autocast) what stays in float32, the head, the responsibilities, the mixtures of code vectors and
   the likelihood, does so because it needs the bits; a score is never computed in less.
 - bfloat16 is for the networks of a training step alone, where the chip has it.
@@ -39,6 +41,11 @@ def full_precision(device: torch.device) -> AbstractContextManager[object]:
 def at_least_float32(values: Tensor) -> Tensor:
     """float32, or float64 left as it is."""
     return values if values.dtype == torch.float64 else values.float()
+
+
+def widest_float(device: torch.device) -> torch.dtype:
+    """float64, for a handful of numbers; float32 where a device has no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def total(parts: Sequence[Tensor]) -> Tensor:

@@ -106,20 +106,27 @@ STATED: tuple[Statement, ...] = (
     Statement(
         "Section 4",
         "L = 32; four blocks of eight layers, a quarter of the variables from block to block",
-        SMALL_L32,
-        {"pyramid": (16,) * 8 + (8,) * 8 + (4,) * 8 + (2,) * 8},
+        L32,
+        code="rrvqlib.runs.named.L32",
     ),
     Statement(
         "Section 4, Appendix B",
-        "the same at 64 × 64, with about four times as many variables",
+        "some small changes at 64 × 64: ≈ 10,000 latent variables, where 32 × 32 has ≈ 2000",
         ("celeba-l32-paper",),
-        {"image_size": 64, "pyramid": (32,) * 8 + (16,) * 8 + (8,) * 8 + (4,) * 8},
+        {"image_size": 64},
     ),
     Statement(
         "Section 4.1",
         "bits per dim are those of categorical samples, not of relaxed ones",
         ALL,
         code="rrvqlib.runs.scoring.score",
+    ),
+    Statement(
+        "Appendix C",
+        "the basic structure of a ResNet VAE (Kingma et al. 2016), hyperparameters of the networks"
+        " included, but for the narrowing grids, RRVQ, and a slightly slower initial rate",
+        HIERARCHIES,
+        code="rrvqlib.models.hierarchy.HierarchicalVAE",
     ),
     Statement(
         "Appendix C",
@@ -169,10 +176,9 @@ STATED: tuple[Statement, ...] = (
     ),
     Statement(
         "Appendix C",
-        "the discretised logistic likelihood of Kingma et al. (2016): in their program, bins of one"
-        " width and one scale",
+        "the discretised logistic likelihood of Kingma et al. (2016), whose bins have one width",
         ALL,
-        {"likelihood": "logistic", "scale_per_channel": False},
+        {"likelihood": "logistic"},
     ),
     Statement(
         "Appendix C",
@@ -182,10 +188,9 @@ STATED: tuple[Statement, ...] = (
     ),
     Statement(
         "Appendix C",
-        "free bits as in Kingma et al. (2016): in their program 0.25 nats a channel by default, of"
-        " which a layer of categorical variables has one",
+        "free bits, as in Kingma et al. (2016)",
         HIERARCHIES,
-        {"free_nats": 0.25, "free_nats_group": "layer"},
+        code="rrvqlib.objectives.elbo.training_loss",
     ),
     Statement(
         "Appendix C",
@@ -202,8 +207,9 @@ STATED: tuple[Statement, ...] = (
     *(
         Statement(
             "Appendix C",
-            f"{title}: the rate falls by 0.8 after {PATIENCE[name]} epochs without a better ELBO of"
-            f" the test set, down to 5e-5; at most {EPOCHS[name]} epochs",
+            f"{title}: the rate is multiplied by 0.8 after {PATIENCE[name]} epochs without a better"
+            f" ELBO of the test set, down to 5e-5; up to {EPOCHS[name]} epochs or until"
+            " convergence",
             (f"{name}-*-paper",),
             {
                 "dataset": name,
@@ -237,7 +243,6 @@ STATED: tuple[Statement, ...] = (
         {
             "codebook_size": (128, 64, 32, 16, 8),
             "embedding_dim": 32,
-            "channels": 32,
             "image_size": 64,
         },
     ),
@@ -339,8 +344,33 @@ OPEN: tuple[Gap, ...] = (
         {"codebook_init": "normal", "codebook_lr_factor": 1.0},
     ),
     Gap(
-        "how a code joins the decoder's state",
-        "added: the simplest network that fits Fig. C.3",
+        "the side of the first grid of 32 layers",
+        "half the image's side, as the first network's stride of 2 suggests",
+        {"pyramid": (16,) * 8 + (8,) * 8 + (4,) * 8 + (2,) * 8},
+        SMALL_L32,
+    ),
+    Gap(
+        "the same at 64 × 64",
+        "half the image's side again: 10,880 variables, which fits ≈ 10,000",
+        {"pyramid": (32,) * 8 + (16,) * 8 + (8,) * 8 + (4,) * 8},
+        ("celeba-l32-paper",),
+    ),
+    Gap(
+        "how many free bits",
+        "the default of Kingma et al.'s program, 0.25 nats a channel, of which a layer of"
+        " categorical variables has one",
+        {"free_nats": 0.25, "free_nats_group": "layer"},
+        HIERARCHIES,
+    ),
+    Gap(
+        "how many scales the likelihood has",
+        "one, as Kingma et al.'s program; their text has one for each colour",
+        {"scale_per_channel": False},
+    ),
+    Gap(
+        "how a code joins the decoder's state, in so many words; a ResNet VAE, the basic structure,"
+        " concatenates it inside the residual block",
+        "added, as the arrows of Fig. C.3 meet; `decoder_input` concat is the ResNet VAE's way",
         {"decoder_input": "add"},
         HIERARCHIES,
     ),
@@ -355,6 +385,12 @@ OPEN: tuple[Gap, ...] = (
         "what we could afford to repeat",
         {"channels": 64},
         SMALL_L5,
+    ),
+    Gap(
+        "how much less",
+        "half of that",
+        {"channels": 32},
+        ("celeba-l5-paper",),
     ),
     Gap("kernel sizes", "3 × 3; 5 × 5 in the first and the last convolution, as in the ResNet VAE"),
     Gap(

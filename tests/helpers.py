@@ -29,6 +29,7 @@ TINY = changed(
 )
 # Of a codebook; "shared" is that of `latent="stochastic"`.
 COVARIANCES = ("isotropic", "diagonal", "as_printed", "fixed", "shared")
+PRIORS = ("embedding", "direct", "uniform")
 VQVAE = {"model": "one-layer", "latent": "nearest", "pyramid": (4,)}
 # The same as TINY, on the command line.
 TINY_FLAGS = (

@@ -25,6 +25,18 @@ def test_variances_start_at_one_and_have_the_shape_of_their_covariance(covarianc
         assert (codebook.log_variances == 0).all()
 
 
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"covariance": "istropic"}, "covariance 'istropic': must be one of isotropic, diagonal"),
+        ({"init": "uint"}, "init 'uint': must be one of normal, unit, kmeans"),
+    ],
+)
+def test_a_typo_is_refused_with_the_choices(given, says):
+    with pytest.raises(ValueError, match=f"^{says}"):
+        Codebook(5, 3, **given)
+
+
 @pytest.mark.parametrize("covariance", ["isotropic", "diagonal"])
 def test_log_normaliser_is_the_log_determinant_of_the_covariance_matrix(covariance):
     codebook = Codebook(4, 3, covariance)

@@ -174,6 +174,20 @@ def test_fewer_layers_cost_fewer_bits_and_come_back():
     assert all(map(torch.equal, codec.decode_codes(one.words, 6, 1), seen))
 
 
+def test_whoever_waits_is_told_of_each_image_the_last_first():
+    codec = Codec(make_model())
+    images = list(make_images(3))
+    coded, told = codec.encode(images), []
+    assert all(map(torch.equal, codec.decode(coded.words, 3), images))  # nobody waits
+    found = codec.decode(coded.words, 3, told.append)
+    assert len(found) == 3 and all(map(torch.equal, told, found[::-1]))
+    coded, seen = codec.encode_codes(images, 1)
+    del told[:]
+    found = codec.decode_codes(coded.words, 3, 1, told.append)
+    assert all(map(torch.equal, codec.decode_codes(coded.words, 3, 1), found))
+    assert len(found) == len(seen) == 3 and all(map(torch.equal, told, found[::-1]))
+
+
 def test_neighbours_in_the_chain_do_not_matter():
     codec, images = Codec(make_model()), make_images(4, seed=5)
     alone = [codec.encode_codes(images[i : i + 1], 2)[1][0] for i in range(4)]

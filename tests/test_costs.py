@@ -1,5 +1,6 @@
 """What `--dry-run` says: parameters and FLOPs against counts by hand, memory, words."""
 
+import gc
 import re
 
 import pytest
@@ -21,6 +22,7 @@ from rrvqlib.optimisation.costs import (
     show,
     with_layers,
 )
+from rrvqlib.optimisation.step import Step
 from rrvqlib.runs import RUNS, NamedRun
 from rrvqlib.settings import changed, parse_sides
 
@@ -44,6 +46,37 @@ def test_parameters_are_counted_and_kept_with_their_states():
     assert cost.parameters == sum(p.numel() for p in build(TINY.model).parameters())
     assert cost.memory_bytes > cost.parameters * BYTES_PER_PARAMETER
     assert cost.images == 12 * 8 and cost.hours == cost.seconds_per_image * 96 / 3600
+
+
+def test_bytes_per_parameter_are_those_that_a_step_holds_when_its_gradients_are_there():
+    settings = changed(MLP, channels=256)
+    gc.collect()
+    before = storages()
+    model = build(settings.model)
+    images = torch.randint(0, 256, (20, 3, 8, 8), dtype=torch.uint8)
+    step = Step(model, images, settings)
+    step.dials.set((1e-3, 2e-3), temperature=0.7, kl_weight=0.5)
+    update, held = step.optimizer.step, []
+
+    def counting(*args):
+        gradients = [p.grad for p in model.parameters()]  # seen here only once they are asked for
+        now = storages()
+        held.append(sum(size for key, size in now.items() if key not in before))
+        assert len(gradients) > 10
+        update(*args)
+
+    step.optimizer.step = counting
+    for _ in range(2):
+        step()
+    parameters = sum(p.numel() for p in model.parameters())
+    assert held[-1] / parameters == pytest.approx(BYTES_PER_PARAMETER, rel=0.05)
+
+
+def storages():
+    """Of all tensors alive: identity -> bytes."""
+    # By its type: `isinstance` would wake torch's deprecated objects.
+    tensors = [t for t in gc.get_objects() if issubclass(type(t), torch.Tensor)]
+    return {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}
 
 
 def activations(**changes):

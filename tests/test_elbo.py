@@ -160,3 +160,25 @@ def test_bound_grows_with_the_number_of_samples_towards_the_log_evidence():
     assert bounds == sorted(bounds)
     assert bounds[0] == pytest.approx(-(s**2) / 2, abs=0.05)  # one sample: the ELBO
     assert -0.2 < bounds[-1] < 0
+
+
+@pytest.mark.parametrize("group", ["layer", "position"])
+def test_free_nats_ask_the_other_processes_once_for_all_layers(group):
+    maps = [normal(3, 4, 4, seed=1).abs(), normal(3, 2, 2, seed=2).abs()]
+    asked = []
+
+    def noting(local):
+        asked.append(local)
+        return local
+
+    options = {"free_nats": 0.8, "free_nats_group": group}
+    loss, gradients = loss_and_gradients(maps, **options, batch_mean=noting)
+    (local,) = asked
+    assert local.shape == (2 if group == "layer" else 16 + 4,)
+    means = [m.mean(0) for m in maps]
+    by_hand = sum(
+        (m if group == "position" else m.sum()).clamp(min=0.8).sum().item() for m in means
+    )
+    assert loss == pytest.approx(by_hand)
+    assert loss_and_gradients(maps, **options)[0] == loss
+    assert [g.shape for g in gradients] == [m.shape for m in maps]

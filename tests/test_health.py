@@ -68,6 +68,54 @@ def test_advice_names_settings_that_the_model_has(changes, wanted, unwanted):
     assert wanted in text and unwanted not in text
 
 
+def flags_in(texts):
+    return set(re.findall(r"--(\w+)", " ".join(texts)))
+
+
+BITS = {"model": "one-layer", "latent": "binary", "pyramid": (8,), "embedding_dim": 3}
+HIGH = {"kl_bits_per_dim": 2}  # far above what any codes can carry
+LOW = {"kl_bits_per_dim": 0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "what", "wanted"),
+    [
+        (BITS, HIGH, {"pyramid", "embedding_dim", "model"}),
+        ({"latent": "binary"}, HIGH, {"embedding_dim"}),
+        ({"model": "one-layer", "pyramid": (8,)}, HIGH, {"pyramid", "codebook_size", "model"}),
+        ({"model": "one-layer", "pyramid": (16,)}, HIGH, {"codebook_size", "model"}),
+        (
+            {"model": "one-layer", "pyramid": (8,), "objective": "vimco"},
+            HIGH,
+            {"pyramid", "codebook_size"},
+        ),
+        ({}, LOW, {"free_nats", "kl_warmup"}),
+        ({"grad_accumulation": 2}, LOW, {"kl_warmup"}),
+        ({}, {"skipped_steps": 50}, {"lr", "lr_warmup"}),
+        ({"schedule": "plateau"}, {"skipped_steps": 50}, {"lr"}),
+        (
+            {"relaxation": "soft"},
+            {"train_loss_bits_per_dim": 4.0},
+            {"temperature_end", "relaxation"},
+        ),
+        (
+            {"relaxation": "soft", "temperature_schedule": "constant"},
+            {"train_loss_bits_per_dim": 4.0},
+            {"temperature", "relaxation"},
+        ),
+        ({"seconds": 60.0}, {"valid_bits_per_dim": (6.0, 5.7, 5.5, 5.4, 5.3)}, {"seconds"}),
+    ],
+)
+def test_advice_is_to_change_what_these_settings_take(changes, what, wanted):
+    settings = changed(SETTINGS, **changes)
+    if "kl_bits_per_dim" in what:
+        what = {"kl_bits_per_dim": [float(what["kl_bits_per_dim"])] * settings.model.layers}
+    if settings.model.latent.kind == "binary":
+        what = {**what, "perplexity": [2.0] * settings.model.layers}
+    texts = findings(settings, run(settings, **what))
+    assert texts and flags_in(texts) == wanted
+
+
 def test_nothing_stands_out_in_a_healthy_run():
     assert findings(SETTINGS, run()) == []
     assert findings(SETTINGS, run()[:1]) == []  # one evaluation is enough to ask

@@ -4,6 +4,7 @@ import ast
 import importlib
 import inspect
 import pkgutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,8 +19,8 @@ MODULES = [m for m in MODULES if m != "rrvqlib.__main__"]
 # What may be imported at the top of a module of each floor: itself and the floors before it.
 FLOORS = (
     {"errors", "lazy", "files", "numerics", "paper"},
-    {"settings"},
     {"data"},
+    {"settings"},
     {"nets"},
     {"latents"},
     {"likelihoods"},
@@ -110,6 +111,13 @@ def test_a_package_cannot_offer_a_name_that_one_of_its_modules_hides():
 def test_torch_is_not_imported_where_it_is_not_used(module):
     code = f"import {module}, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_no_code_asks_for_a_kind_of_latents_by_its_name():
+    """A new kind is a file, a class of settings and a line of the registry."""
+    asks = re.compile(r"latent\.kind (==|!=|in|not in) ")
+    for path in ROOT.rglob("*.py"):
+        assert not asks.search(path.read_text(encoding="utf-8")), path
 
 
 def rrvq(*words):

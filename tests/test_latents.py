@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers import normal
+from helpers import PRIORS, normal
 from scipy import stats
 from torch.distributions import Categorical, Independent, Normal, kl_divergence
 
@@ -20,7 +20,6 @@ from rrvqlib.latents import (
     channels_last,
 )
 from rrvqlib.latents.codebook import Codebook
-from rrvqlib.latents.priors import PRIORS
 
 WARM = torch.tensor(1.0)
 
@@ -365,3 +364,14 @@ def test_samples_of_symbols_at_temperature_zero_are_the_prior_s_mode(kind):
     _, prior = parameters_of(latent)
     mode = latent.log_prior(prior).argmax(-1)
     assert torch.equal(latent.sample(prior, 0.0), latent.lookup(mode))
+
+
+def test_raw_log_variances_are_the_parameters_and_not_their_clamped_values():
+    latent = relaxed_latent()
+    with torch.no_grad():
+        latent.codebook.raw_log_variances.fill_(9.0)
+    (raw,) = latent.raw_log_variances()
+    assert raw is latent.codebook.raw_log_variances and (raw == 9).all()
+    assert (latent.codebook.log_variances == 5).all()
+    assert not list(nearest_latent().raw_log_variances())
+    assert latent.prior_kind == "embedding"

@@ -17,6 +17,8 @@ from scipy import stats
 from torch.distributions import AffineTransform, SigmoidTransform, TransformedDistribution, Uniform
 
 from rrvqlib.likelihoods import log_bin_mass, pixels_to_reals, reals_to_pixels
+from rrvqlib.likelihoods.base import logistic_noise
+from rrvqlib.likelihoods.mixture import coupled
 from rrvqlib.models.base import build_likelihood
 from rrvqlib.settings import ModelSettings, changed
 from rrvqlib.settings.likelihoods import LIKELIHOODS
@@ -346,7 +348,26 @@ def test_gradients_of_log_prob_are_finite_differences(name):
     assert torch.autograd.gradcheck(lambda p: likelihood.log_prob(images, p), parameters)
 
 
+def test_logistic_noise_is_logistic_and_finite(monkeypatch):
+    torch.manual_seed(0)
+    noise = logistic_noise(torch.empty(10_000, dtype=torch.float64))
+    assert noise.dtype == torch.float64
+    assert stats.kstest(noise.numpy(), "logistic").pvalue > 1e-3
+    monkeypatch.setattr(torch, "rand_like", lambda like: torch.tensor([0.0, 0.5, 1.0]))
+    low, middle, high = logistic_noise(torch.empty(3)).tolist()
+    assert middle == 0 and low == pytest.approx(-13.8, abs=0.1)
+    assert high == pytest.approx(13.8, abs=0.3)  # as near to 1 as float32 comes
+
+
 # The mixture.
+
+
+@pytest.mark.parametrize("before", [0, 1, 2])
+def test_a_channel_moves_with_those_before_it(before):
+    mean, coefficients = torch.tensor([0.1]), torch.tensor([[0.5, 0.25, -0.5]])
+    red, green = torch.tensor([0.2]), torch.tensor([-0.4])
+    expected = [0.1, 0.1 + 0.5 * 0.2, 0.1 + 0.25 * 0.2 + 0.5 * 0.4][before]
+    assert coupled(mean, coefficients, [red, green][:before]).item() == pytest.approx(expected)
 
 
 def mixture_by_hand(image, parameters, M):

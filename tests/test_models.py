@@ -16,7 +16,7 @@ from rrvqlib.errors import UserError
 from rrvqlib.latents import NearestLatent
 from rrvqlib.likelihoods import pixels_to_reals
 from rrvqlib.models import HierarchicalVAE, OneLayerVAE, TwoStageVAE, build
-from rrvqlib.nets.convolutions import ResidualBlock
+from rrvqlib.nets.convolutions import Normed, ResidualBlock
 from rrvqlib.objectives import importance_weighted_bound, training_loss
 from rrvqlib.settings import ModelSettings, changed
 from rrvqlib.settings.latents import LATENTS
@@ -672,3 +672,25 @@ def test_noise_does_not_depend_on_the_memory_layout(latent):
         torch.manual_seed(0)
         found.append(model(images.contiguous(memory_format=layout)).elbo)
     torch.testing.assert_close(*found)
+
+
+@each_model
+def test_no_product_of_float32_is_rounded_to_tf32(settings, monkeypatch):
+    """Nor in initialisation, samples and reconstructions; afterwards torch is as it was."""
+    # Not torch.backends.cuda.matmul, too: it cannot be patched, and its default is no TF32.
+    cudnn = torch.backends.cudnn
+    monkeypatch.setattr(cudnn, "allow_tf32", True)
+    model, seen = build(settings), []
+
+    def note(*_):
+        seen.append(cudnn.allow_tf32)
+
+    for layer in model.modules():
+        if isinstance(layer, Normed):
+            layer.register_forward_hook(note)
+    images = random_images(4, settings.image_size)
+    for call in (model.initialise, model.reconstruct, lambda _: model.sample(2)):
+        del seen[:]
+        call(images)
+        assert seen and not any(seen)
+        assert cudnn.allow_tf32

@@ -1,6 +1,7 @@
 """The runs named after the paper: what it states, and what we chose where it says nothing."""
 
 import importlib
+import itertools
 import json
 import math
 import re
@@ -14,6 +15,7 @@ from torch import nn
 from rrvqlib import evaluate
 from rrvqlib.models import build
 from rrvqlib.nets.convolutions import ResidualBlock, rescale
+from rrvqlib.objectives.elbo import ElboTerms, training_loss
 from rrvqlib.optimisation.schedules import Plateau
 from rrvqlib.optimisation.whole_run import train
 from rrvqlib.paper import OPEN, STATED
@@ -217,7 +219,39 @@ def codebooks_are_shared_by_prior_and_posterior(model):
         torch.testing.assert_close(latent.log_posterior(point), latent.log_prior(point))
 
 
+def inference_runs_from_the_top_down_like_a_resnet_vae(model):
+    """The posterior of a lower layer sees the draws above, through the prior's own state."""
+    top, below = model.decoder.layers[-1], model.decoder.layers[-2]
+    features, state = torch.randn(1, 4, 2, 2), model.decoder.top(1)
+    states = [top.decode(state, top.latent.codebook.means[k].view(1, 3, 1, 1)) for k in (0, 1)]
+    posteriors = [below.posterior(features, state) for state in states]
+    assert not torch.equal(*posteriors)
+    assert not torch.equal(*(below.prior(state) for state in states))
+    assert isinstance(below.dec[0], ResidualBlock)
+
+
+def four_blocks_of_eight_each_a_quarter(_):
+    for run in ("cifar10-l32-paper", "svhn-l32-paper", "celeba-l32-paper"):
+        sides = RUNS[run].settings.model.pyramid
+        blocks = [sides[i : i + 8] for i in range(0, 32, 8)]
+        assert len(sides) == 32 and all(len(set(block)) == 1 for block in blocks)
+        counts = [block[0] ** 2 for block in blocks]
+        assert [a // b for a, b in itertools.pairwise(counts)] == [4, 4, 4]
+    assert sum(side**2 for side in RUNS["celeba-l32-paper"].settings.model.pyramid) == 10_880
+
+
+def kl_below_the_free_bits_has_no_gradient(_):
+    little, much = (torch.full((1, 1, 1), nats, requires_grad=True) for nats in (0.1, 3.0))
+    loss = training_loss(ElboTerms(torch.zeros(1), (little, much)), free_nats=0.25)
+    assert loss.item() == pytest.approx(3.25)
+    loss.backward()
+    assert little.grad.item() == 0 and much.grad.item() == 1
+
+
 CHECKS = {
+    "rrvqlib.models.hierarchy.HierarchicalVAE": inference_runs_from_the_top_down_like_a_resnet_vae,
+    "rrvqlib.runs.named.L32": four_blocks_of_eight_each_a_quarter,
+    "rrvqlib.objectives.elbo.training_loss": kl_below_the_free_bits_has_no_gradient,
     "rrvqlib.runs.scoring.score": score_is_of_categorical_samples,
     "rrvqlib.nets.encoder.stem, rrvqlib.nets.decoder.head": ends_have_stride_2,
     "rrvqlib.nets.convolutions.ResidualBlock": decoder_blocks_are_transposed,

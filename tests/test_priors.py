@@ -5,14 +5,14 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers import normal
+from helpers import PRIORS, normal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributions import Categorical, MultivariateNormal
 
 from rrvqlib.latents.codebook import Codebook
 from rrvqlib.latents.divergences import categorical_kl
-from rrvqlib.latents.priors import PRIORS, log_prior, parameters_per_variable
+from rrvqlib.latents.priors import log_prior, parameters_per_variable
 
 EXACT = settings(derandomize=True, deadline=None, max_examples=40)
 

@@ -294,3 +294,21 @@ def test_the_figure_of_chapter_4_computes_the_same(covariance, size):
     torch.testing.assert_close(
         theirs, log_responsibilities(points, codebook).detach(), rtol=1e-4, atol=1e-3
     )
+
+
+@pytest.mark.parametrize("quantiser", QUANTISERS)
+@pytest.mark.parametrize("covariance", COVARIANCES)
+def test_float64_stays_float64(quantiser, covariance):
+    codebook = random_codebook(6, 3, covariance)
+    features = normal(50, 3, seed=2)
+    found = quantiser(features.double(), codebook.double())
+    assert found.dtype == torch.float64
+    expected = quantiser(features, codebook.float())
+    torch.testing.assert_close(found.float(), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_nearest_code_in_float64_is_not_that_of_rounded_features():
+    """Coding is in float64: 1 + 1e-9 is nearer to the second of the codes 0 and 2."""
+    codebook = codebook_of(torch.tensor([[0.0], [2.0]]), covariance="fixed").double()
+    features = torch.tensor([[1 + 1e-9], [1 - 1e-9]], dtype=torch.float64)
+    assert log_nearest(features, codebook).argmax(-1).tolist() == [1, 0]

@@ -1,13 +1,18 @@
 """Scores: against one image at a time, seeds, batch sizes, perplexity, the importance bound."""
 
 import math
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from helpers import lively, note_draws, random_images
+from test_step import OnOneDevice
 
 from rrvqlib.models import build
+from rrvqlib.runs import records
+from rrvqlib.runs.pictures import write_run_pictures
 from rrvqlib.runs.scoring import (
     batches,
     count_codes,
@@ -17,7 +22,7 @@ from rrvqlib.runs.scoring import (
     score,
     seeded,
 )
-from rrvqlib.settings import ModelSettings, changed
+from rrvqlib.settings import ModelSettings, RunSettings, changed
 
 HIERARCHY = changed(
     ModelSettings(),
@@ -226,3 +231,51 @@ def test_prior_entropy_is_that_of_the_prior_s_distributions(monkeypatch):
     assert 0 < found[0] < math.log2(5)
     gaussian = build(MODELS["gaussian-hierarchy"])
     assert score(gaussian, images)["prior_entropy_bits"] is None
+
+
+@pytest.mark.parametrize("settings", [HIERARCHY, ONE_LAYER], ids=["hierarchy", "vqvae"])
+def test_a_score_waits_for_its_device_no_oftener_with_more_batches(settings, monkeypatch):
+    """Whatever reads numbers on the host waits for a GPU."""
+    model, waits = fresh(settings), []
+
+    def counted(name):
+        method = getattr(torch.Tensor, name)
+
+        def counting(*args, **kwargs):
+            waits.append(name)
+            return method(*args, **kwargs)
+
+        monkeypatch.setattr(torch.Tensor, name, counting)
+
+    for name in ("cpu", "item", "tolist", "numpy", "__bool__", "__int__", "__float__"):
+        counted(name)
+    found = {}
+    for size in (23, 4):
+        for call in (score, lambda *args: importance_weighted_score(*args[:2], 2, args[2])):
+            del waits[:]
+            call(model, IMAGES, size)
+            found.setdefault(size, []).append(sorted(waits))
+    assert found[23] == found[4]
+
+
+def test_codes_are_counted_without_looking_for_the_largest():
+    with OnOneDevice("meta"):
+        counts = count_codes(torch.zeros(2, 3, 3, dtype=torch.int64, device="meta"), 5)
+    assert counts.shape == (5,) and counts.dtype == torch.int64
+
+
+def test_what_finishing_sends_through_the_model_is_counted(monkeypatch, tmp_path):
+    """Test and training images, samples of the bound, and both pictures."""
+    settings = changed(replace(RunSettings(), model=HIERARCHY), iw_k=4, iw_images=3)
+    model, passed = fresh(settings.model), []
+    splits = SimpleNamespace(test=IMAGES, train=torch.cat([IMAGES, IMAGES]))
+    infer, decode_prior = model.infer, model.decode_prior
+    monkeypatch.setattr(
+        model, "infer", lambda images, *rest: passed.append(len(images)) or infer(images, *rest)
+    )
+    monkeypatch.setattr(
+        model, "decode_prior", lambda n, *rest: passed.append(n) or decode_prior(n, *rest)
+    )
+    records.final_results(model, splits, settings, complete=True)
+    write_run_pictures(model, splits.test, tmp_path, seed=0)
+    assert sum(passed) == records.forward_passes(splits, settings)

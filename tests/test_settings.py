@@ -24,11 +24,17 @@ from rrvqlib.settings import (
     parse_sides,
 )
 from rrvqlib.settings.fields import Settings, part, setting
-from rrvqlib.settings.flat import places
+from rrvqlib.settings.flat import places, takes
 
 EXACT = example_settings(derandomize=True, deadline=None, max_examples=50)
 L32 = parse_sides("16*8,8*8,4*8,2*8")
 ONE_LAYER = {"model": "one-layer", "pyramid": (16,)}
+GREEDY = {
+    "model": "one-layer",
+    "pyramid": (16, 8),
+    "second_stage": "greedy",
+    "start_from": "runs/first",
+}
 PLACES = places(RunSettings)
 every_run = pytest.mark.parametrize("name", RUNS)
 
@@ -297,6 +303,7 @@ def test_a_value_takes_its_type_s_own_form():
         ({"cuda_graphs": "true", "grad_accumulation": 2}, "cuda_graphs"),
         ({"free_nats": 1.0, "grad_accumulation": 2}, "grad_accumulation"),
         ({"latent": "nearest", "grad_accumulation": 2}, "grad_accumulation"),
+        ({**GREEDY, "grad_accumulation": 2}, "grad_accumulation"),
         ({"lr": 1e-6}, "lr_min"),
         ({"temperature": 0.1}, "temperature_end"),
     ],
@@ -536,3 +543,19 @@ def test_every_flag_of_help_belongs_to_one_of_the_groups():
     for group in cli.GROUPS:
         assert sections[group] == [n for n, place in PLACES.items() if place.group == group]
     assert sum(len(sections[group]) for group in cli.GROUPS) == len(PLACES)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "name", "value", "does"),
+    [
+        ({}, "codebook_size", None, True),
+        ({"latent": "binary"}, "codebook_size", None, False),  # absent
+        ({"schedule": "plateau"}, "lr_warmup", None, False),  # idle
+        ({}, "free_nats", 1.0, True),
+        ({"grad_accumulation": 2}, "free_nats", 1.0, False),  # refused beside another
+        ({"grad_accumulation": 2}, "free_nats", None, True),  # the 0 that it has
+        (GREEDY, "model", "hierarchy", False),
+    ],
+)
+def test_settings_take_what_changed_accepts(chosen, name, value, does):
+    assert takes(changed(RunSettings(), **chosen), name, value) is does

@@ -543,3 +543,13 @@ def test_a_checkpoint_older_than_a_setting_goes_on_with_its_default():
     check_same_run(stored, settings)
     with pytest.raises(UserError, match="--num_samples 5: the checkpoint was made with 8"):
         check_same_run(stored, changed(settings, num_samples=5))
+
+
+@pytest.mark.parametrize(("latent", "hotter"), [("relaxed", True), ("gaussian", False)])
+def test_a_run_that_learnt_nothing_is_told_of_flags_that_it_takes(latent, hotter, images, tmp_path):
+    run = trainer(changed(TINY, dataset=images, latent=latent), tmp_path / "run")
+    run.progress.step = 3
+    run.compute.statistics.skipped.fill_(3)
+    with pytest.raises(UserError, match="nothing was learnt.*--lr") as error:
+        reports.finish(run)
+    assert ("--temperature" in str(error.value)) == hotter

@@ -24,19 +24,22 @@ the settings of these runs that are it; a test compares each with the run itself
 what the paper leaves open, with our choice and the reason. Both are written from
 `rrvqlib/paper.py`.
 
-**These runs select on test.** The paper lowers its learning rate by the score of the *test* set,
-and mentions no validation images. So do they: `select_on` is `test`, every other image is trained
-on, and `run.json` says so beside the score, which is then no test score in the usual sense. Beside
-them stand runs that change one thing each:
+**These runs are labelled "selects on test".** The paper lowers its learning rate by the score of
+the *test* set, and mentions no validation images; it does not say that a model or a checkpoint was
+chosen by it. The runs do the same: `select_on` is `test`, the rate goes by the test set, every
+other image is trained on, and `run.json` says so beside the score, which the test set has then
+steered. Beside them stand runs that change one thing each:
 
 - `X-l32-paper-validated` watches validation images, which are cut from the training images: our
   cleaner choice.
-- `X-paper-as-printed` takes Eqs. (6) and (7) as they stand in our copy, one number for each code
-  and its square root as normaliser ({{doc}}`errata`), in place of the text's diagonal covariance.
+- `X-paper-as-printed` reads the symbol $\\mathbf E_\\Sigma$ of Eqs. (6) and (7) as one number for
+  each code. Read with the text's diagonal matrices, the equations are the `diagonal` model of the
+  others ({{doc}}`errata`).
 - `X-l32-paper-spatial` is the Gaussian twin of Table 1.
 
-None of them has been run: they take GPU days. What this book's own runs do otherwise is in
-{{doc}}`differences`.
+None of them has been run to its end: they take GPU days. (Of the cells of Table G.1 the first epoch
+has been seen, on a CPU, with settings of our own: {{doc}}`08-ablation`.) What this book's own runs
+do otherwise is in {{doc}}`differences`.
 
 (sec-stated)=
 ## What the paper states

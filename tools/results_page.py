@@ -53,7 +53,7 @@ def sweep_table() -> str:
 
 # Which chapter reads the folders whose names begin so.
 CHAPTERS = {
-    "cifar10-cpu-mixture": "differences",
+    "cifar10-cpu-mixture": "12-beyond-the-paper",
     "cifar10-cpu": "11-full-scale",
     "cifar10-l32": "11-full-scale",
     "photos64": "09-compression",

@@ -183,9 +183,9 @@ class Codec:
         return Coded(stack.words()[unused:], stack.bits - before, before - 32 * unused)
 
     def decode(
-        self, words: np.ndarray, count: int, done: Callable[[Tensor], object] = id
+        self, words: np.ndarray, count: int, done: Callable[[Tensor], object] | None = None
     ) -> list[Tensor]:
-        """The images (3, S, S) of `encode`, in order; `done` is called with each, the last first.
+        """The images (3, S, S) of `encode`, in order; `done` is told of each, the last first.
 
         Raises:
             UserError: the words are not what `encode` of this model wrote.
@@ -194,7 +194,8 @@ class Codec:
         with _reproducible():
             for _ in range(count):
                 images.append(self._pop_image(stack)[0])
-                done(images[-1])
+                if done:
+                    done(images[-1])
         try:
             left = stack.words(initial=True)
         except (ValueError, AssertionError):  # how the coder says that it does not fit
@@ -252,9 +253,13 @@ class Codec:
         return reals_to_pixels(self.model.likelihood.mean(parameters))
 
     def decode_codes(
-        self, words: np.ndarray, count: int, layers: int, done: Callable[[Tensor], object] = id
+        self,
+        words: np.ndarray,
+        count: int,
+        layers: int,
+        done: Callable[[Tensor], object] | None = None,
     ) -> list[Tensor]:
-        """The images of `encode_codes`, in order; `done` is called with each, the last first.
+        """The images of `encode_codes`, in order; `done` is told of each, the last first.
 
         Raises:
             UserError: the words are no stack's.
@@ -266,5 +271,6 @@ class Codec:
                 before = stack.position
                 images.append(images[-1] if alike else self._pop_codes(stack, layers)[0])
                 alike = stack.position == before
-                done(images[-1])
+                if done:
+                    done(images[-1])
         return images[::-1]

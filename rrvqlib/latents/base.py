@@ -2,6 +2,9 @@
 
 Networks speak in maps (B, C, H, W); the formulas want the channels last. A prior without
 parameters (uniform, or standard normal) is a map of no channels, (B, 0, H, W).
+
+A new kind is a file of this package with a subclass of `Latent` or `DiscreteLatent`, and in
+`rrvqlib/settings/latents.py` a class of settings and a line of the registry `LATENTS`.
 """
 
 from __future__ import annotations
@@ -95,7 +98,7 @@ class Latent(nn.Module, ABC):
         """Those that learn at the codebooks' rate."""
         return ()
 
-    def log_variances(self) -> Iterable[nn.Parameter]:
+    def raw_log_variances(self) -> Iterable[nn.Parameter]:
         """Those that every step brings back into +-`MAX_LOG_VARIANCE`."""
         return ()
 

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from rrvqlib.latents.base import DiscreteLatent, channels_first, channels_last
 
 MAX_LOG_VARIANCE = 5.0
+COVARIANCES = ("isotropic", "diagonal", "as_printed", "fixed", "shared")
+INITS = ("normal", "unit", "kmeans")
 
 
 @dataclass(frozen=True)
@@ -83,11 +85,14 @@ class Codebook(nn.Module):
             about 1; `unit`, standard deviation 1. (`kmeans` starts as `normal` and is then set
             from the first batch by `kmeans_`.)
 
+    Raises:
+        ValueError: there is no such covariance or init.
+
     Attributes:
-        ready: its terms where they were computed beforehand; see `models.together`.
+        prepared: its terms where they were computed beforehand; see `models.batched_weights`.
     """
 
-    ready: GaussianTerms | None = None
+    prepared: GaussianTerms | None = None
 
     def __init__(
         self,
@@ -97,6 +102,12 @@ class Codebook(nn.Module):
         init: str = "normal",
     ):
         super().__init__()
+        for name, value, choices in (
+            ("covariance", covariance, COVARIANCES),
+            ("init", init, INITS),
+        ):
+            if value not in choices:
+                raise ValueError(f"{name} {value!r}: must be one of {', '.join(choices)}")
         self.covariance = covariance
         std = 1.0 if init == "unit" else embedding_dim**-0.5
         self.means = nn.Parameter(torch.randn(codebook_size, embedding_dim) * std)  # (K, D)
@@ -125,8 +136,8 @@ class Codebook(nn.Module):
     @property
     def terms(self) -> GaussianTerms | None:
         """What responsibilities need; None when variances are fixed at 1."""
-        if self.ready or self.raw_log_variances is None:
-            return self.ready
+        if self.prepared or self.raw_log_variances is None:
+            return self.prepared
         return gaussian_terms(self.means, self.raw_log_variances, self.covariance)
 
     @torch.no_grad()
@@ -244,7 +255,7 @@ class CodebookLatent(DiscreteLatent):
     def fast_parameters(self) -> Iterable[nn.Parameter]:
         return self.codebook.parameters()
 
-    def log_variances(self) -> Iterable[nn.Parameter]:
+    def raw_log_variances(self) -> Iterable[nn.Parameter]:
         raw = self.codebook.raw_log_variances
         return () if raw is None else (raw,)
 

@@ -17,15 +17,15 @@ class RelaxedLatent(CodebookLatent):
 
     Args:
         codebook: K codes of size D, shared by posterior and prior.
-        prior: `embedding`, `direct` or `uniform`; see `rrvqlib.latents.priors`.
+        prior_kind: `embedding`, `direct` or `uniform`; see `rrvqlib.latents.priors`.
         relaxation: a key of `draws.RELAXATIONS`, while training; evaluation draws categorical
             samples whatever this says.
     """
 
-    def __init__(self, codebook: Codebook, prior: str, relaxation: str = "straight-through"):
+    def __init__(self, codebook: Codebook, prior_kind: str, relaxation: str = "straight-through"):
         super().__init__(codebook)
-        self.prior, self.relaxation = prior, relaxation
-        self.prior_size = priors.parameters_per_variable(prior, codebook)
+        self.prior_kind, self.relaxation = prior_kind, relaxation
+        self.prior_size = priors.parameters_per_variable(prior_kind, codebook)
 
     @classmethod
     def from_settings(
@@ -45,7 +45,8 @@ class RelaxedLatent(CodebookLatent):
 
     def log_prior(self, prior: Tensor) -> Tensor:
         """Prior parameters (B, prior_size, H, W) -> (B, H, W, 1, K) nats: Eq. (7)."""
-        return priors.log_prior(self.prior, channels_last(prior), self.codebook).unsqueeze(-2)
+        parameters = channels_last(prior)
+        return priors.log_prior(self.prior_kind, parameters, self.codebook).unsqueeze(-2)
 
     def draw(self, posterior: Tensor, prior: Tensor, temperature: Tensor | None) -> LatentDraw:
         log_q, log_p = self.log_posterior(posterior), self.log_prior(prior)

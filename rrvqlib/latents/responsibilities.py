@@ -20,14 +20,16 @@ def log_nearest(features: Tensor, codebook: Codebook) -> Tensor:
         codebook: means (K, D); variances play no part.
 
     Returns:
-        (..., K) float32: 0 at the nearest code, -inf elsewhere.
+        (..., K), 0 at the nearest code, -inf elsewhere; float32, or float64 like the features.
 
     Raises:
         ValueError: features and codebook disagree on D.
     """
     features, means = _same_size(features, codebook)
     with full_precision(features.device):
-        return F.one_hot(nearest_codes(features.float(), means), len(means)).float().log()
+        features = at_least_float32(features)
+        one_hot = F.one_hot(nearest_codes(features, means), len(means))
+        return one_hot.to(features.dtype).log()
 
 
 def log_relaxed(features: Tensor, codebook: Codebook) -> Tensor:
@@ -38,7 +40,7 @@ def log_relaxed(features: Tensor, codebook: Codebook) -> Tensor:
         codebook: means (K, D); variances play no part.
 
     Returns:
-        (..., K) float32, in nats; its exponential sums to 1 over K.
+        (..., K), in nats; its exponential sums to 1 over K. float32, or float64 like the features.
 
     Raises:
         ValueError: features and codebook disagree on D.
@@ -63,13 +65,13 @@ def log_responsibilities(features: Tensor, codebook: Codebook) -> Tensor:
         codebook: means (K, D), log_variances (K,), (K, D) or None, and their normaliser.
 
     Returns:
-        (..., K) float32, in nats; its exponential sums to 1 over K.
+        (..., K), in nats; its exponential sums to 1 over K. float32, or float64 like the features.
 
     Raises:
         ValueError: features and codebook disagree on D.
     """
     features, _ = _same_size(features, codebook)
-    # bfloat16 would cost several nats here: always in float32.
+    # bfloat16 would cost several nats here: float32 at least.
     with full_precision(features.device):
         terms = codebook.terms
         if terms is None:

@@ -1,4 +1,8 @@
-"""What every likelihood of 8-bit pixels shares: the interface, and the logistic's mass in a bin."""
+"""What every likelihood of 8-bit pixels shares: the interface, and the logistic's mass in a bin.
+
+A new kind is a file of this package with a subclass of `Likelihood`, and in
+`rrvqlib/settings/likelihoods.py` a class of settings and a line of the registry `LIKELIHOODS`.
+"""
 
 from __future__ import annotations
 
@@ -47,8 +51,10 @@ def log_bin_mass(images: Tensor, mean: Tensor, log_scale: Tensor, *, edge_bins: 
     inverse_scale = (-log_scale).exp()
     lower = (images.to(mean.dtype) / 256 - 0.5 - mean) * inverse_scale
     upper = lower + inverse_scale / 256
-    # log(sigmoid(upper) - sigmoid(lower)) without cancellation; it needs no 1e-7 to stay finite.
-    # Its first term would be lower - upper: the same for all pixels, so taken from the scale.
+    # sigmoid(upper) - sigmoid(lower) is 0 in float32 far from the mean, and to take its logarithm
+    # Kingma et al. add 1e-7. With width = upper - lower the difference is the product
+    #   (1 - exp(-width)) sigmoid(upper) sigmoid(-lower),
+    # whose logarithm is a sum of three finite terms; the first goes by the scale alone.
     log_width = torch.log(-torch.expm1(-inverse_scale / 256))
     above, below = F.softplus(-upper), F.softplus(lower)
     if not edge_bins:
@@ -56,6 +62,14 @@ def log_bin_mass(images: Tensor, mean: Tensor, log_scale: Tensor, *, edge_bins: 
     # What the two outermost bins hold in addition is what the other bins lack.
     inner = torch.where(images == 0, -above, log_width - above - below)
     return torch.where(images == 255, -below, inner)
+
+
+def logistic_noise(like: Tensor) -> Tensor:
+    """Standard logistic noise of the shape, type and device of `like`.
+
+    Uniform numbers are kept off 0 and 1, whose logits are infinite.
+    """
+    return torch.logit(torch.rand_like(like).clamp(1e-6, 1 - 1e-6))
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from rrvqlib.likelihoods.base import Channel, Likelihood, clip, log_bin_mass, reals_to_pixels
+from rrvqlib.likelihoods.base import (
+    Channel,
+    Likelihood,
+    clip,
+    log_bin_mass,
+    logistic_noise,
+    reals_to_pixels,
+)
 from rrvqlib.settings.likelihoods import GlobalScaleSettings
 
 
@@ -37,8 +44,8 @@ class Logistic(Likelihood):
         return clip(parameters)
 
     def sample(self, parameters: Tensor) -> Tensor:
-        uniform = torch.rand_like(parameters).clamp(1e-6, 1 - 1e-6)
-        return reals_to_pixels(clip(parameters) + self.log_scale.exp() * torch.logit(uniform))
+        noise = self.log_scale.exp() * logistic_noise(parameters)
+        return reals_to_pixels(clip(parameters) + noise)
 
     def next_channel(self, parameters: Tensor, known: Tensor) -> Channel:
         c = known.shape[1]

@@ -5,7 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rrvqlib.likelihoods.base import Channel, Likelihood, log_bin_mass, reals_to_pixels
+from rrvqlib.likelihoods.base import (
+    Channel,
+    Likelihood,
+    log_bin_mass,
+    logistic_noise,
+    reals_to_pixels,
+)
 from rrvqlib.likelihoods.mixture import GAIN, bounded_log_scale
 from rrvqlib.settings.likelihoods import PixelLogisticSettings
 
@@ -33,8 +39,7 @@ class PixelLogistic(Likelihood):
 
     def sample(self, parameters: Tensor) -> Tensor:
         means, log_scales = self.unpack(parameters)
-        uniform = torch.rand_like(means).clamp(1e-6, 1 - 1e-6)
-        return reals_to_pixels(means + log_scales.exp() * torch.logit(uniform))
+        return reals_to_pixels(means + log_scales.exp() * logistic_noise(means))
 
     def next_channel(self, parameters: Tensor, known: Tensor) -> Channel:
         means, log_scales = self.unpack(parameters)

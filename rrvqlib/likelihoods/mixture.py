@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from rrvqlib.latents.draws import gumbel_noise
 from rrvqlib.likelihoods.base import (
     Channel,
     Likelihood,
     log_bin_mass,
+    logistic_noise,
     pixels_to_reals,
     reals_to_pixels,
 )
@@ -30,6 +33,21 @@ def bounded_log_scale(raw: Tensor) -> Tensor:
     return low + (high - low) * torch.sigmoid(math.log(start / (1 - start)) + raw / slope)
 
 
+def coupled(mean: Tensor, coefficients: Tensor, before: Sequence[Tensor]) -> Tensor:
+    """The mean of one colour channel, moved by the values of the channels before it.
+
+    Args:
+        mean: of red, green or blue, (B, ..., S, S).
+        coefficients: (B, 3, ..., S, S), of red in green, of red in blue, of green in blue.
+        before: values of the channels before it in the units of `pixels_to_reals`, each to be
+            broadcast to the mean: none for red, red's for green, red's and green's for blue.
+    """
+    first = max(0, len(before) - 1)  # green's coefficient stands before blue's two
+    for number, reals in enumerate(before, start=first):
+        mean = mean + coefficients[:, number] * reals
+    return mean
+
+
 def means_given(images: Tensor, means: Tensor, coefficients: Tensor) -> Tensor:
     """The components' means, moved by the values of the channels before.
 
@@ -41,14 +59,9 @@ def means_given(images: Tensor, means: Tensor, coefficients: Tensor) -> Tensor:
     Returns:
         (B, n, M, S, S).
     """
-    reals = pixels_to_reals(images).to(means.dtype).unsqueeze(2)  # (B, c, 1, S, S)
-    moved = [means[:, 0]]
-    if means.shape[1] > 1:
-        moved.append(means[:, 1] + coefficients[:, 0] * reals[:, 0])
-    if means.shape[1] > 2:
-        blue = means[:, 2] + coefficients[:, 1] * reals[:, 0] + coefficients[:, 2] * reals[:, 1]
-        moved.append(blue)
-    return torch.stack(moved, dim=1)
+    reals = pixels_to_reals(images).to(means.dtype).unsqueeze(2).unbind(1)  # c of (B, 1, S, S)
+    each = [coupled(mean, coefficients, reals[:n]) for n, mean in enumerate(means.unbind(1))]
+    return torch.stack(each, dim=1)
 
 
 class LogisticMixture(Likelihood):
@@ -106,26 +119,23 @@ class LogisticMixture(Likelihood):
 
     def mean(self, parameters: Tensor) -> Tensor:
         log_weights, means, _, coefficients = self.unpack(parameters)
-        of_red, red_in_blue, green_in_blue = coefficients.unbind(1)
-        red = means[:, 0].clamp(-0.5, 0.5)
-        green = (means[:, 1] + of_red * red).clamp(-0.5, 0.5)
-        blue = (means[:, 2] + red_in_blue * red + green_in_blue * green).clamp(-0.5, 0.5)
-        return (log_weights.exp().unsqueeze(1) * torch.stack((red, green, blue), 1)).sum(2)
+        shown: list[Tensor] = []  # of red, green, blue: each moves the next
+        for mean in means.unbind(1):
+            shown.append(coupled(mean, coefficients, shown).clamp(-0.5, 0.5))
+        return (log_weights.exp().unsqueeze(1) * torch.stack(shown, 1)).sum(2)
 
     def sample(self, parameters: Tensor) -> Tensor:
         log_weights, means, log_scales, coefficients = self.unpack(parameters)
-        noise = -torch.empty_like(log_weights).exponential_().log()
-        chosen = (log_weights + noise).argmax(1, keepdim=True).unsqueeze(1)  # (B, 1, 1, S, S)
+        noisy = log_weights + gumbel_noise(log_weights)
+        chosen = noisy.argmax(1, keepdim=True).unsqueeze(1)  # (B, 1, 1, S, S)
 
         def of_chosen(values: Tensor) -> Tensor:  # (B, 3, M, S, S) -> (B, 3, S, S)
             return values.gather(2, chosen.expand(-1, 3, -1, -1, -1)).squeeze(2)
 
         means, log_scales, coefficients = map(of_chosen, (means, log_scales, coefficients))
-        uniform = torch.rand_like(means).clamp(1e-6, 1 - 1e-6)
-        draws = log_scales.exp() * torch.logit(uniform)
-        red = reals_to_pixels(means[:, 0] + draws[:, 0])
-        r = pixels_to_reals(red)
-        green = reals_to_pixels(means[:, 1] + coefficients[:, 0] * r + draws[:, 1])
-        g = pixels_to_reals(green)
-        blue = means[:, 2] + coefficients[:, 1] * r + coefficients[:, 2] * g + draws[:, 2]
-        return torch.stack((red, green, reals_to_pixels(blue)), 1)
+        noise = log_scales.exp() * logistic_noise(means)
+        pixels: list[Tensor] = []  # red, green, blue
+        for mean, own_noise in zip(means.unbind(1), noise.unbind(1), strict=True):
+            reals = [pixels_to_reals(channel) for channel in pixels]
+            pixels.append(reals_to_pixels(coupled(mean, coefficients, reals) + own_noise))
+        return torch.stack(pixels, 1)

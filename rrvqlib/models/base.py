@@ -20,7 +20,7 @@ from rrvqlib.latents.base import Latent, LatentDraw
 from rrvqlib.likelihoods.base import Likelihood
 from rrvqlib.models.saved import FILES, load_model, save_model
 from rrvqlib.nets.initialisation import data_dependent_init
-from rrvqlib.numerics import total
+from rrvqlib.numerics import total, true_float32
 from rrvqlib.objectives.elbo import ElboTerms
 from rrvqlib.settings.latents import LATENTS
 from rrvqlib.settings.likelihoods import LIKELIHOODS
@@ -129,6 +129,7 @@ class VAE(nn.Module, PyTorchModelHubMixin, ABC):
             prior_entropies=tuple(draw.prior_entropy for draw in draws),
         )
 
+    @true_float32()
     @torch.no_grad()
     def sample(self, n: int, temperature: float = 1.0) -> Tensor:
         """n images from the prior, as the likelihood's means: (n, 3, S, S) in (-1/2, 1/2).
@@ -143,6 +144,7 @@ class VAE(nn.Module, PyTorchModelHubMixin, ABC):
         self._check_precision()
         return self.likelihood.mean(self.decode_prior(n, temperature))
 
+    @true_float32()
     @torch.no_grad()
     def reconstruct(self, images: Tensor) -> Tensor:
         """Likelihood means given codes drawn from the posterior: uint8 (B, 3, S, S) -> reals.
@@ -173,6 +175,7 @@ class VAE(nn.Module, PyTorchModelHubMixin, ABC):
             yield from latent.fast_parameters()
         yield from self.likelihood.fast_parameters()
 
+    @true_float32()
     @torch.no_grad()
     def initialise(self, images: Tensor) -> None:
         """Set gains and biases from a batch of uint8 images, then codebooks where asked.

@@ -53,7 +53,8 @@ class HierarchicalVAE(VAE):
     def latents(self) -> list[Latent]:
         return [layer.latent for layer in self.layers]
 
-    # One loop, top first; from the posterior, the prior or the caller come the code vectors.
+    # Four walks through the same layers, top first. They differ in where a layer's code vectors
+    # come from: the posterior, the prior or the caller; the last sets the codebook before it draws.
 
     def infer(self, images: Tensor, temperature: Tensor | None) -> Inference:
         features = self.encoder(pixels_to_reals(images))  # l = 1 first

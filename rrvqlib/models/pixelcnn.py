@@ -85,7 +85,7 @@ class GatedPixelCNN(nn.Module):
             condition: int64 (B, h, w), the coarser grid, W / w a power of two.
 
         Returns:
-            (B, H, W, K) float32, in nats.
+            (B, H, W, K), in nats; float32, or float64 where the weights are.
         """
         return self._across(codes, self._down(codes, condition))
 

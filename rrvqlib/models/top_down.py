@@ -97,7 +97,10 @@ class TopDownLayer(nn.Module):
 
 
 class TopDown(nn.Module):
-    """The deterministic chain of the generative model, from a learnt vector to the pixels.
+    """A hierarchy without its encoder: the learnt vector, the layers, and the head to the pixels.
+
+    The generative model and half of the inference network: a layer owns its latents with their
+    prior and decoder, and qladder and qstrap too, since the posterior sees the same states.
 
     Args:
         layers: l = 1 (nearest the pixels) first.

@@ -17,7 +17,8 @@ class Normed(nn.Module):
         init_scale: standard deviation of the output at initialisation.
         output_dim: of the weight that counts output channels.
         precise: whether it keeps its precision under autocast.
-        ready: weight and bias where they were computed beforehand; see `models.together`.
+        prepared: weight and bias where they were computed beforehand; see
+            `models.batched_weights`.
     """
 
     weight: Tensor
@@ -26,12 +27,12 @@ class Normed(nn.Module):
     init_scale: float
     output_dim: int
     precise: bool = False
-    ready: tuple[Tensor, Tensor] | None = None
+    prepared: tuple[Tensor, Tensor] | None = None
 
     @property
     def weight_and_bias(self) -> tuple[Tensor, Tensor]:
         """What the layer computes with."""
-        return self.ready or (self.weight, self.bias)
+        return self.prepared or (self.weight, self.bias)
 
 
 class Conv(nn.Conv2d, Normed):
@@ -44,7 +45,7 @@ class Conv(nn.Conv2d, Normed):
 class UpConv(nn.ConvTranspose2d, Normed):
     """A transposed convolution."""
 
-    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Maps (B, C, H, W) -> larger maps; their size follows from the settings alone."""
         weight, bias = self.weight_and_bias
         stride, padding, beyond = self.stride, self.padding, self.output_padding

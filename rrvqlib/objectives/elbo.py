@@ -79,7 +79,7 @@ def training_loss(
         free_nats: KL below this costs as much as this and has no gradient (Kingma et al. 2016), in
             nats per image for a whole layer, or for each latent variable.
         free_nats_group: `layer` or `position`.
-        batch_mean: averages a detached tensor over the processes that share the batch, so that
+        batch_mean: averages a detached vector over the processes that share the batch, so that
             what is free does not depend on how many there are. (It does depend on the batch.)
 
     Returns:
@@ -88,7 +88,13 @@ def training_loss(
     maps = [kl.mean(0) for kl in terms.kl_maps]
     groups = [kl if free_nats_group == "position" else kl.sum() for kl in maps]
     if free_nats > 0:
-        groups = [torch.where(batch_mean(kl.detach()) > free_nats, kl, free_nats) for kl in groups]
+        # One vector of all layers: the processes speak to each other once.
+        local = torch.cat([kl.detach().flatten() for kl in groups])
+        means = batch_mean(local).split([kl.numel() for kl in groups])
+        groups = [
+            torch.where(mean.view_as(kl) > free_nats, kl, free_nats)
+            for mean, kl in zip(means, groups, strict=True)
+        ]
     loss = -terms.log_likelihood.mean() + kl_weight * sum(kl.sum() for kl in groups)
     return loss if terms.vq_loss is None else loss + terms.vq_loss.mean()
 

@@ -10,13 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rrvqlib.numerics import widest_float
+
 BETA1, BETA2 = 0.9, 0.999
 EPSILON = 1e-8
-
-
-def exact(device: torch.device) -> torch.dtype:
-    """float64, for a handful of numbers; float32 where a device has no float64."""
-    return torch.float32 if device.type == "mps" else torch.float64
 
 
 class AdaMax:
@@ -30,7 +27,7 @@ class AdaMax:
     def __init__(self, values: Tensor, sizes: tuple[int, ...]):
         moved = sum(sizes)
         self.values, self.sizes = values[:moved], sizes
-        self.count = torch.zeros((), dtype=exact(values.device), device=values.device)
+        self.count = torch.zeros((), dtype=widest_float(values.device), device=values.device)
         self.average = torch.zeros_like(self.values)  # of the gradients
         self.spread = torch.zeros_like(self.values)  # their largest absolute value, decaying
 

@@ -17,15 +17,17 @@ from torch.utils.flop_counter import flop_registry
 
 from rrvqlib.models.base import VAE
 from rrvqlib.models.from_settings import build
-from rrvqlib.numerics import choose_device, half_precision, uses_bf16
+from rrvqlib.numerics import choose_device, half_precision, true_float32, uses_bf16
 from rrvqlib.objectives.elbo import training_loss
 from rrvqlib.runs.named import NamedRun
 from rrvqlib.settings.latents import CodebookSettings
 from rrvqlib.settings.model import ModelSettings
 from rrvqlib.settings.run import RunSettings
 
-# Per parameter: weight, gradient, two AdaMax states and the average, in float32.
-BYTES_PER_PARAMETER = 20
+# Per parameter, in float32, when a step's gradients are there: the weight and its copy from before
+# the step, the gradient that torch makes and its place in the flat one, two states of AdaMax, and
+# the average.
+BYTES_PER_PARAMETER = 28
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,7 @@ class CountFlops(TorchDispatchMode):
         return out
 
 
+@true_float32()
 def seconds_per_image(
     settings: ModelSettings, precision: str, device: torch.device, micro_batch: int
 ) -> float:

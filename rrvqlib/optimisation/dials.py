@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from rrvqlib.optimisation.adamax import exact
+from rrvqlib.numerics import widest_float
 
 NORMS = 100  # gradient norms whose median a norm is compared to
 
@@ -16,7 +16,7 @@ class Dials:
     """What the host sets before each step: numbers on the device, written without waiting."""
 
     def __init__(self, device: torch.device):
-        self.rates = torch.zeros(2, dtype=exact(device), device=device)
+        self.rates = torch.zeros(2, dtype=widest_float(device), device=device)
         self.temperature = torch.ones((), device=device)
         self.kl_weight = torch.ones((), device=device)
 
@@ -33,7 +33,7 @@ class Statistics:
 
     def __init__(self, device: torch.device):
         def numbers(*shape: int) -> Tensor:
-            return torch.zeros(shape, dtype=exact(device), device=device)
+            return torch.zeros(shape, dtype=widest_float(device), device=device)
 
         # Over the steps since the last evaluation that were not skipped.
         self.steps, self.loss, self.norm = numbers(), numbers(), numbers()

@@ -6,6 +6,8 @@ would be thousands of launches on a GPU, and are a dozen on a vector.
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
@@ -27,9 +29,11 @@ class FlatWeights:
         model: its parameters are moved into the vector and stay what they are.
 
     Attributes:
-        values: (N,), the networks' parameters, then the codebooks', then those without gradient.
+        values: (N,), the networks' parameters, then the codebooks', then those without gradient, as
+            codes that follow averages, and frozen stages.
         sizes: how many are of the first and of the second kind.
-        gradient: (N with gradient,), filled by `gather`.
+        gradient: (N with gradient,), filled by `gather`; made when first used, for an average of
+            weights has none.
     """
 
     def __init__(self, model: VAE):
@@ -42,18 +46,20 @@ class FlatWeights:
         self.values = torch.cat([p.detach().reshape(-1) for p in parameters])
         for parameter, view in zip(parameters, self._views(self.values, parameters), strict=True):
             parameter.data = view
-        self.gradient = torch.zeros_like(self.values[: sum(self.sizes)])
-        self.gradient_views = self._views(self.gradient, self.learning)
+
+    @cached_property
+    def gradient(self) -> Tensor:
+        """See the class."""
+        return torch.zeros_like(self.values[: sum(self.sizes)])
+
+    @cached_property
+    def _gradient_views(self) -> list[Tensor]:
+        return self._views(self.gradient, self.learning)
 
     @staticmethod
     def _views(vector: Tensor, like: list[nn.Parameter]) -> list[Tensor]:
         parts = vector.split([p.numel() for p in like])
         return [part.view(p.shape) for part, p in zip(parts, like, strict=True)]
-
-    @property
-    def resting(self) -> Tensor:
-        """The parameters without gradient, as codes that follow averages, and frozen stages."""
-        return self.values[sum(self.sizes) :]
 
     def clear(self) -> None:
         """Forget the gradients of the step before."""
@@ -65,7 +71,7 @@ class FlatWeights:
         """Collect the gradients into `gradient`, clipped to a norm; return the norm before."""
         found = [
             (view, p.grad)
-            for view, p in zip(self.gradient_views, self.learning, strict=True)
+            for view, p in zip(self._gradient_views, self.learning, strict=True)
             if p.grad is not None
         ]
         views, gradients = (list(tensors) for tensors in zip(*found, strict=True))

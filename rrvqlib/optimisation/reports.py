@@ -11,6 +11,7 @@ from rrvqlib.models.saved import save_model
 from rrvqlib.optimisation.schedules import temperature_at
 from rrvqlib.runs import pictures, records
 from rrvqlib.runs.scoring import score
+from rrvqlib.settings.flat import takes
 
 if TYPE_CHECKING:
     from rrvqlib.optimisation.trainer import Trainer
@@ -72,9 +73,10 @@ def finish(run: Trainer, label: str = "", *, complete: bool = True) -> dict[str,
     """
     settings, model, steps = run.settings, run.evaluated, run.progress.step
     if steps and run.skipped == steps:
+        hotter = " or a higher --temperature" if takes(settings, "temperature") else ""
         raise UserError(
             f"all {steps} steps were skipped for their gradients: nothing was learnt. Train anew in"
-            " another --out, with a lower --lr or a higher --temperature"
+            f" another --out, with a lower --lr{hotter}"
         )
     save_model(model, run.out, settings.machine.weights_dtype, settings.machine.shard_mb)
     with run.uncompiled():

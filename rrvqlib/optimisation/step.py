@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from rrvqlib.latents.codebook import MAX_LOG_VARIANCE
 from rrvqlib.models.base import VAE
-from rrvqlib.models.together import Together
+from rrvqlib.models.batched_weights import BatchedWeights
 from rrvqlib.numerics import half_precision, total
 from rrvqlib.objectives.elbo import bits_per_dim, training_loss
 from rrvqlib.optimisation.adamax import OPTIMIZERS
@@ -37,7 +37,7 @@ class Step:
         settings: of the run.
         rank, processes: which share of a step's images is this process's.
         bf16: whether networks compute in bfloat16 (autocast).
-        together: whether all layers' weights are prepared at once; results differ by rounding.
+        batch_weights: whether all layers' weights are prepared at once; results differ by rounding.
             None for what is faster: on a GPU, unless layers are compiled.
         all_mean: average of a tensor over the processes.
     """
@@ -51,7 +51,7 @@ class Step:
         processes: int = 1,
         *,
         bf16: bool = False,
-        together: bool | None = None,
+        batch_weights: bool | None = None,
         all_mean: Callable[[Tensor], Tensor] = lambda values: values,
     ):
         self.settings, self.parts = settings.optimisation, settings.machine.grad_accumulation
@@ -67,16 +67,16 @@ class Step:
         self.order = ImageOrder(
             len(images), self.settings.batch_size, self.settings.seed, self.device
         )
-        if together is None:
-            together = self.device.type == "cuda" and not settings.machine.compile
+        if batch_weights is None:
+            batch_weights = self.device.type == "cuda" and not settings.machine.compile
         dtype = torch.bfloat16 if bf16 else torch.float32
-        self.prepared = Together(model, dtype).ready if together else nullcontext
+        self.batched = BatchedWeights(model, dtype).in_use if batch_weights else nullcontext
         self.dials, self.statistics = Dials(self.device), Statistics(self.device)
         self.buffers = list(model.buffers())
         self.log_variances: list[Tensor] = [
             parameter
             for latent in model.latents
-            for parameter in latent.log_variances()
+            for parameter in latent.raw_log_variances()
             if parameter.requires_grad
         ]
         self.shared = None
@@ -130,7 +130,7 @@ class Step:
             is_last = number == len(parts)
             with nullcontext() if is_last or not self.shared else self.shared.no_sync():
                 precision = half_precision(self.device) if self.bf16 else nullcontext()
-                with precision, self.prepared():
+                with precision, self.batched():
                     terms = (self.shared or self.model)(images, self.dials.temperature)
                 nats = training_loss(
                     terms,

@@ -6,6 +6,7 @@ import math
 from statistics import mean
 from typing import Any
 
+from rrvqlib.settings.flat import takes
 from rrvqlib.settings.latents import NearestSettings, RelaxedDrawSettings
 from rrvqlib.settings.model import ModelSettings
 from rrvqlib.settings.run import RunSettings
@@ -18,6 +19,8 @@ DEAD_SHARE = 0.2
 
 def findings(settings: RunSettings, metrics: list[dict[str, Any]]) -> list[str]:
     """Sentences about a run, each with what to try; empty when nothing stands out.
+
+    What they tell to try are flags that these settings take.
 
     Args:
         settings: of the run.
@@ -58,7 +61,12 @@ def livelier_codes(model: ModelSettings) -> str:
     else:
         ways.append("let them learn faster (raise --codebook_lr_factor)")
     ways.append("restart the unused sooner (raise --dead_code_threshold)")
-    return ", ".join(ways[:-1]) + " or " + ways[-1]
+    return either(ways)
+
+
+def either(ways: list[str]) -> str:
+    """One way or several, in words; ["a", "b", "c"] -> "a, b or c"."""
+    return " or ".join([", ".join(ways[:-1]), ways[-1]] if len(ways) > 1 else ways)
 
 
 def layers(settings: RunSettings, metrics: list, last: dict) -> list[str]:
@@ -70,28 +78,49 @@ def layers(settings: RunSettings, metrics: list, last: dict) -> list[str]:
         nats = bits * model.dims * math.log(2) / side**2
         most = alphabet[0] * math.log(alphabet[1]) if alphabet else math.inf
         if nats < COLLAPSED_NATS:
-            remedy = "Layers above or below do its work; try"
-            fewer = " or fewer layers"
+            why = "Layers above or below do its work"
             if model.layers == 1:
-                remedy, fewer = "The decoder does without it; try", ""
+                why = "The decoder does without it"
             texts.append(
-                f"layer {layer} has collapsed: {nats:.4f} nats per latent variable. {remedy}"
-                f" --free_nats, a longer --kl_warmup{fewer}"
+                f"layer {layer} has collapsed: {nats:.4f} nats per latent variable. {why}; try"
+                f" {livelier_layer(settings)}"
             )
         elif learns_rate(model) and nats > 0.95 * most:
-            more = "More layers at this scale, or more codes (--codebook_size),"
-            if model.kind != "hierarchy":
-                more = "A finer --pyramid, more codes (--codebook_size), or --model hierarchy"
             texts.append(
                 f"layer {layer} is full: {nats:.2f} of at most {most:.2f} nats per latent"
-                f" variable. {more} would lower the score"
+                f" variable. {more_room(settings).capitalize()} would lower the score"
             )
     return texts
 
 
+def livelier_layer(settings: RunSettings) -> str:
+    """What makes a collapsed layer carry something, or does without it."""
+    ways = ["--free_nats"] if takes(settings, "free_nats", 1.0) else []
+    ways.append("a longer --kl_warmup")
+    if settings.model.kind == "hierarchy" and settings.model.layers > 1:
+        ways.append("fewer layers")
+    return either(ways)
+
+
+def more_room(settings: RunSettings) -> str:
+    """What lets a model carry more than its full layers do."""
+    model = settings.model
+    ways = ["more layers at this scale"]
+    if model.kind != "hierarchy":
+        finer = tuple(2 * side for side in model.pyramid)
+        ways = ["a finer --pyramid"] if takes(settings, "pyramid", finer) else []
+    if takes(settings, "codebook_size"):
+        ways.append("more codes (--codebook_size)")
+    else:
+        ways.append("more bits (--embedding_dim)")
+    if model.kind != "hierarchy" and takes(settings, "model", "hierarchy"):
+        ways.append("--model hierarchy")
+    return either(ways)
+
+
 def learns_rate(model: ModelSettings) -> bool:
     """Whether the KL of its symbols is learnt: a VQ-VAE pays log K come what may."""
-    return model.latent.alphabet(0) is not None and model.latent.kind != "nearest"
+    return model.latent.alphabet(0) is not None and not model.latent.fixed_rate
 
 
 def hot_temperature(settings: RunSettings, metrics: list, last: dict) -> list[str]:
@@ -99,11 +128,13 @@ def hot_temperature(settings: RunSettings, metrics: list, last: dict) -> list[st
     gap = last["valid_bits_per_dim"] - last["train_loss_bits_per_dim"]
     latent = settings.model.latent
     soft = isinstance(latent, RelaxedDrawSettings) and latent.relaxation == "soft"
-    if soft and gap > 0.2:
+    if soft and takes(settings, "temperature") and gap > 0.2:
+        falls = takes(settings, "temperature_end")
         return [
             f"with hard samples the score is {gap:.2f} bits/dim worse than with the soft ones of"
-            f" training: temperature {last['temperature']:.2f} is hot. Lower --temperature_end, or"
-            " use --relaxation straight-through"
+            f" training: temperature {last['temperature']:.2f} is hot. Lower"
+            f" {'--temperature_end' if falls else '--temperature'}, or use --relaxation"
+            " straight-through"
         ]
     return []
 
@@ -124,9 +155,12 @@ def skipped(settings: RunSettings, metrics: list, last: dict) -> list[str]:
     """Steps left out for their gradients."""
     share = last["skipped_steps"] / max(1, last["step"])
     if share > 0.01:
+        ways = ["lower --lr"]
+        if takes(settings, "lr_warmup"):
+            ways.append("lengthen --lr_warmup")
         return [
             f"{last['skipped_steps']} of {last['step']} steps were skipped for their gradients:"
-            " lower --lr or lengthen --lr_warmup"
+            f" {either(ways)}"
         ]
     return []
 
@@ -141,5 +175,6 @@ def direction(settings: RunSettings, metrics: list, last: dict) -> list[str]:
             " model overfits or the learning rate is too high"
         ]
     if len(scores) >= 4 and mean(scores[-3:-1]) - scores[-1] > 0.02:
-        return ["the validation score was still falling at the end: more --steps would help"]
+        more = "--seconds" if settings.schedule.seconds else "--steps"  # by the clock, or not
+        return [f"the validation score was still falling at the end: more {more} would help"]
     return []

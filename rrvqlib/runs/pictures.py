@@ -16,6 +16,7 @@ from rrvqlib.models.base import VAE
 from rrvqlib.runs.scoring import device_of, seeded
 
 RUN_IMAGES = 64  # in each picture of a run folder
+RECONSTRUCTED = RUN_IMAGES // 2  # of the second picture, beside their originals
 
 
 def grid(images: Tensor, columns: int, gap: int = 2) -> Tensor:
@@ -93,5 +94,5 @@ def write_run_pictures(model: VAE, test_images: Tensor, out: Path, seed: int) ->
     model.eval()
     samples = sample_images(model, RUN_IMAGES, seed=seed)
     write_png(out / "samples.png", grid(samples, columns=8))
-    pairs = reconstruction_pairs(model, test_images[: RUN_IMAGES // 2], seed)
+    pairs = reconstruction_pairs(model, test_images[:RECONSTRUCTED], seed)
     write_png(out / "reconstructions.png", grid(pairs, columns=8))

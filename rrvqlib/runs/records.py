@@ -16,6 +16,7 @@ from rrvqlib.data.splits import SPLITS, Splits
 from rrvqlib.errors import UserError
 from rrvqlib.models.base import VAE
 from rrvqlib.runs import command
+from rrvqlib.runs.pictures import RECONSTRUCTED, RUN_IMAGES
 from rrvqlib.runs.scoring import importance_weighted_score, score
 from rrvqlib.settings.fields import from_json
 from rrvqlib.settings.flat import flattened, written
@@ -30,10 +31,11 @@ def eval_batch(settings: RunSettings) -> int:
 
 
 def forward_passes(splits: Splits, settings: RunSettings) -> int:
-    """Images that `final_results` sends through the model, those of the pictures included."""
-    scored = len(splits.test) + min(SCORED_TRAIN_IMAGES, len(splits.train)) + 100
+    """Images that go through the model when a run ends: for `final_results` and the pictures."""
+    scored = len(splits.test) + min(SCORED_TRAIN_IMAGES, len(splits.train))
+    shown = RUN_IMAGES + min(RECONSTRUCTED, len(splits.test))
     iw = settings.evaluation
-    return scored + iw.iw_k * min(iw.iw_images, len(splits.test))
+    return scored + shown + iw.iw_k * min(iw.iw_images, len(splits.test))
 
 
 def final_results(

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from rrvqlib.data.pixels import check_pixels
 from rrvqlib.models.base import VAE
-from rrvqlib.numerics import total, true_float32
+from rrvqlib.numerics import total, true_float32, widest_float
 from rrvqlib.objectives.elbo import bits_per_dim, importance_weighted_bound
 
 
@@ -64,21 +64,25 @@ def score(
     check_pixels(images, model.settings.image_size)
     was_training = model.training
     model.eval()
-    dims, elbos, kls, entropies, usage = model.settings.dims, [], [], [], None
+    device, dims = device_of(model), model.settings.dims
+    wide = widest_float(device)
+    elbos, kls, entropies, usage = [], [], [], None
     with seeded(seed):
-        for batch in batches(images, batch_size, device_of(model), label):
+        for batch in batches(images, batch_size, device, label):
+            # All of it stays on the device until the end: a copy would wait for the batch.
             terms = model(batch)
-            elbos.append(terms.elbo.cpu().double())
-            kls.append(terms.kl.cpu().double().sum(0))
+            elbos.append(terms.elbo)
+            kls.append(terms.kl.to(wide).sum(0))
             if all(entropy is not None for entropy in terms.prior_entropies):
-                parts = [e.cpu().double().mean((1, 2)).sum() for e in terms.prior_entropies]
-                entropies.append(torch.tensor(parts))
+                parts = [e.to(wide).mean((1, 2)).sum() for e in terms.prior_entropies]
+                entropies.append(torch.stack(parts))
             counts = [count_codes(codes, K) for codes, K in zip_codes(model, terms.codes)]
             usage = counts if usage is None else [a + b for a, b in zip(usage, counts, strict=True)]
     model.train(was_training)
-    scores = bits_per_dim(torch.cat(elbos), dims)
+    scores = bits_per_dim(torch.cat(elbos).cpu().double(), dims)
     n = len(scores)
     kl = -bits_per_dim(total(kls) / n, dims)
+    usage = [counts.cpu() for counts in usage or ()]
     return {
         "bits_per_dim": scores.mean().item(),
         "bits_per_dim_se": (scores.std() / math.sqrt(n)).item() if n > 1 else 0.0,
@@ -107,17 +111,16 @@ def importance_weighted_score(
     check_pixels(images, model.settings.image_size)
     was_training = model.training
     model.eval()
-    bounds, elbos = [], []
+    at_once, drawn = max(1, batch_size // k), []
     with seeded(seed):
-        for batch in batches(images, max(1, batch_size // k), device_of(model), label):
+        for batch in batches(images, at_once, device_of(model), label):
             repeated = batch.repeat(k, 1, 1, 1)  # sample-major: (k * B, 3, S, S)
-            log_weights = torch.cat(
-                [model(part).log_weight.cpu() for part in repeated.split(batch_size)]
-            ).double()
-            log_weights = log_weights.view(k, -1)  # (k, B)
-            bounds.append(importance_weighted_bound(log_weights))
-            elbos.append(log_weights.mean(0))
+            drawn += [model(part).log_weight for part in repeated.split(batch_size)]
     model.train(was_training)
+    log_weights = torch.cat(drawn).cpu().double()  # copied once: a copy waits for the device
+    by_batch = [part.view(k, -1) for part in log_weights.split(k * at_once)]  # each (k, B)
+    bounds = [importance_weighted_bound(part) for part in by_batch]
+    elbos = [part.mean(0) for part in by_batch]
     scores = bits_per_dim(torch.cat(bounds), model.settings.dims)
     n = len(scores)
     return {
@@ -135,8 +138,9 @@ def zip_codes(model: VAE, codes: tuple[Tensor | None, ...]) -> list[tuple[Tensor
 
 
 def count_codes(codes: Tensor, K: int) -> Tensor:
-    """How often each of K codes was used: int64 (K,) on the CPU."""
-    return torch.bincount(codes.flatten(), minlength=K).cpu()
+    """How often each of K codes was used: int64 (K,), on the device of the codes."""
+    # Not bincount, which looks for the largest code and so waits for a GPU.
+    return codes.new_zeros(K).index_add_(0, codes.flatten(), torch.ones_like(codes).flatten())
 
 
 def perplexity(counts: Tensor) -> float:

@@ -131,6 +131,23 @@ def idle_names(settings: Settings) -> dict[str, str]:
     return found
 
 
+def takes(settings: Settings, name: str, value: Any = None) -> bool:
+    """Whether a flat name may be given beside the others: what advises people asks this first.
+
+    Args:
+        settings: the others.
+        name: of the setting.
+        value: that it is given; None, the one that it has.
+    """
+    if value is None:
+        value = flattened(settings).get(name)
+    try:
+        changed(settings, **{name: value})
+    except SettingError:
+        return False
+    return True
+
+
 def absent(settings: Settings, given: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Names among `given` that the chosen kinds of parts do not have -> which kinds these are."""
     present = flattened(settings)

@@ -27,6 +27,26 @@ class LatentSettings(Settings):
         """Whether codes are set from the first batch."""
         return False
 
+    @property
+    def by_batch(self) -> bool:
+        """Whether a training step needs its whole batch at once, as moving averages do."""
+        return False
+
+    @property
+    def relaxes(self) -> bool:
+        """Whether training draws from a relaxation, which has a temperature."""
+        return False
+
+    @property
+    def fixed_rate(self) -> bool:
+        """Whether a code is certain under q and all are alike under p: it costs log K, always."""
+        return False
+
+    @property
+    def score_function(self) -> bool:
+        """Whether objectives that need no relaxation can train these codes."""
+        return False
+
     def alphabet(self, layer: int) -> tuple[int, int] | None:
         """Symbols at a position, and how many values each has; None where they are continuous.
 
@@ -78,6 +98,10 @@ class RelaxedDrawSettings(CodebookSettings):
         "straight-through", "of draws in training: straight-through or soft"
     )
 
+    @property
+    def relaxes(self) -> bool:
+        return True
+
 
 @dataclass(frozen=True, kw_only=True)
 class RelaxedSettings(RelaxedDrawSettings):
@@ -88,6 +112,10 @@ class RelaxedSettings(RelaxedDrawSettings):
         "isotropic",
         "of codes: isotropic (correct normaliser), diagonal, as_printed (Eq 6), fixed (Eq 2)",
     )
+
+    @property
+    def score_function(self) -> bool:
+        return True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +139,14 @@ class NearestSettings(CodebookSettings):
         0.1, "restart codes used less often than this per batch; 0: never", at_least=0
     )
 
+    @property
+    def by_batch(self) -> bool:
+        return True
+
+    @property
+    def fixed_rate(self) -> bool:
+        return True
+
 
 @dataclass(frozen=True, kw_only=True)
 class GaussianSettings(LatentSettings):
@@ -130,7 +166,7 @@ class BinarySettings(LatentSettings):
         return self.embedding_dim, 2
 
 
-# The one place that knows all kinds; the first is the default.
+# All kinds, the first is the default. What the rest must know of a kind, its settings say.
 LATENTS = {
     "relaxed": Kind(RelaxedSettings, "rrvqlib.latents.relaxed:RelaxedLatent"),
     "stochastic": Kind(StochasticSettings, "rrvqlib.latents.stochastic:StochasticLatent"),

@@ -126,12 +126,12 @@ class ModelSettings(Settings):
             raise SettingError("codebook_size", latent.codebook_size, rule)
         one_layer_of_codes = self.kind == "one-layer" and isinstance(latent, CodebookSettings)
         if self.objective.kind != "elbo" and not (
-            one_layer_of_codes and latent.kind == "relaxed" and self.second_stage.kind == "none"
+            one_layer_of_codes and latent.score_function and self.second_stage.kind == "none"
         ):
             rule = "must be elbo, unless the model is one layer of relaxed codes"
             raise SettingError("objective", self.objective.kind, rule)
-        nearest = latent.kind == "nearest" and self.second_stage.kind == "pixelcnn"
-        if self.second_stage.kind != "none" and not (one_layer_of_codes or nearest):
+        uniform = latent.fixed_rate and self.second_stage.kind == "pixelcnn"
+        if self.second_stage.kind != "none" and not (one_layer_of_codes or uniform):
             rule = (
                 "must be none, unless the first stage has codes under uniform priors (one layer of"
                 " codes, or pixelcnn with latents nearest)"
@@ -164,8 +164,8 @@ class ModelSettings(Settings):
         else:
             names = ("ladder_blocks", "decoder_input", "top_prior", "prior")
             found |= dict.fromkeys(names, "in a model of one layer")
-        if self.latent.kind == "nearest":
-            found["top_prior"] = "with latents nearest, whose priors are all uniform"
+        if self.latent.fixed_rate:
+            found["top_prior"] = f"with latents {self.latent.kind}, whose priors are all uniform"
         if self.objective.kind != "elbo":
             found["relaxation"] = f"with objective {self.objective.kind}"
         return found

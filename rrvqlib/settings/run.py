@@ -90,15 +90,20 @@ class RunSettings(Settings):
         if batch % parts:
             rule = f"must be a multiple of grad_accumulation ({parts})"
             raise SettingError("batch_size", batch, rule)
-        by_batch = self.optimisation.free_nats > 0 or self.model.latent.kind == "nearest"
-        if parts > 1 and by_batch:
-            rule = "must be 1 with free_nats or nearest codes, which go by the whole batch"
-            raise SettingError("grad_accumulation", parts, rule)
+        latent, stage = self.model.latent, self.model.second_stage
+        for what, by_batch in (
+            ("free_nats", self.optimisation.free_nats > 0),
+            (f"latents {latent.kind}", latent.by_batch),
+            (f"second_stage {stage.kind}", stage.by_batch),
+        ):
+            if parts > 1 and by_batch:
+                rule = f"must be 1 with {what}, where a step needs its whole batch at once"
+                raise SettingError("grad_accumulation", parts, rule)
 
     def idle(self) -> dict[str, str]:
         found: dict[str, str] = {}
         model = self.model
-        codes = model.latent.kind in ("relaxed", "stochastic") and model.objective.kind == "elbo"
+        codes = model.latent.relaxes and model.objective.kind == "elbo"
         second_stage = model.second_stage.kind
         if not (codes and second_stage == "none") and second_stage != "greedy":
             why = f"with latents {model.latent.kind}"

@@ -14,6 +14,11 @@ class SecondStageSettings(Settings):
 
     kind: str = ""
 
+    @property
+    def by_batch(self) -> bool:
+        """Whether a training step needs its whole batch at once, as counts of used codes do."""
+        return False
+
 
 @dataclass(frozen=True, kw_only=True)
 class NoSecondStage(SecondStageSettings):
@@ -49,6 +54,10 @@ class GreedySettings(CodePriorSettings):
     """A layer of relaxed codes above the frozen ones (HQA)."""
 
     kind: Literal["greedy"] = "greedy"
+
+    @property
+    def by_batch(self) -> bool:
+        return True
 
 
 # The one place that knows all kinds; the first is the default.

@@ -5,6 +5,7 @@ from rrvqlib.lazy import offer
 __getattr__, __dir__ = offer(
     __name__,
     figures="PALETTE show_images use_style",
+    colours="bits_of_channels",
     images="within_image_share",
     theory="prove_decreasing prove_identity prove_limit prove_series worst_case_entropy",
 )

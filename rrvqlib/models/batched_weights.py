@@ -7,9 +7,10 @@ microseconds, however small it is.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +29,7 @@ def groups(items: Iterable[tuple[Hashable, Item]]) -> list[list[Item]]:
     return list(found.values())
 
 
-class Together:
+class BatchedWeights:
     """Prepares the weights of a model's layers and its codebooks in a few large operations.
 
     Args:
@@ -37,34 +38,33 @@ class Together:
     """
 
     def __init__(self, model: nn.Module, dtype: torch.dtype):
-        self.dtype = dtype
-        normed = [layer for layer in model.modules() if isinstance(layer, Normed)]
-        self.layers = groups((kind_of(layer), layer) for layer in normed)
+        layers = [layer for layer in model.modules() if isinstance(layer, Normed)]
         books = [book for book in model.modules() if isinstance(book, Codebook)]
-        self.codebooks = groups(
-            ((book.means.shape, book.covariance), book)
-            for book in books
-            if book.raw_log_variances is not None
-        )
+        learnt = [book for book in books if book.raw_log_variances is not None]
+        # Members that can be prepared as one, and what gives each of them its part.
+        self.groups: list[tuple[Sequence[Normed | Codebook], Callable[[Any], list[Any]]]] = [
+            *(
+                (alike, partial(weights_and_biases, dtype=dtype))
+                for alike in groups((kind_of(layer), layer) for layer in layers)
+            ),
+            *(
+                (alike, terms_of)
+                for alike in groups(((book.means.shape, book.covariance), book) for book in learnt)
+            ),
+        ]
 
     @contextmanager
-    def ready(self) -> Iterator[None]:
-        """Inside, layers and codebooks use what was computed on entering."""
+    def in_use(self) -> Iterator[None]:
+        """Inside, layers and codebooks compute with what was prepared on entering."""
         try:
-            for layers in self.layers:
-                for layer, ready in zip(layers, weights(layers, self.dtype), strict=True):
-                    layer.ready = ready
-            for books in self.codebooks:
-                for book, terms in zip(books, terms_of(books), strict=True):
-                    book.ready = terms
+            for members, prepare in self.groups:
+                for member, prepared in zip(members, prepare(members), strict=True):
+                    member.prepared = prepared
             yield
         finally:
-            for layers in self.layers:
-                for layer in layers:
-                    layer.ready = None
-            for books in self.codebooks:
-                for book in books:
-                    book.ready = None
+            for members, _ in self.groups:
+                for member in members:
+                    member.prepared = None
 
 
 def kind_of(layer: Normed) -> Hashable:
@@ -73,11 +73,15 @@ def kind_of(layer: Normed) -> Hashable:
     return direction.shape, layer.output_dim, direction.requires_grad, layer.precise
 
 
-def weights(layers: Sequence[Normed], dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
+def weights_and_biases(layers: Sequence[Normed], dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
     """Weight and bias of each layer; the layers are of one kind.
 
     A weight is g v / |v|, one length for each output: the rows of all layers, one below the other,
     are the rows of one large layer.
+
+    Args:
+        layers: n of one kind, with I inputs and O outputs.
+        dtype: of the weights and biases, unless the layers are `precise`.
     """
     originals = [layer.parametrizations.weight for layer in layers]
     outputs_first = [
@@ -85,10 +89,12 @@ def weights(layers: Sequence[Normed], dtype: torch.dtype) -> list[tuple[Tensor, 
         for layer, both in zip(layers, originals, strict=True)
     ]
     lengths, directions = (torch.cat(tensors) for tensors in zip(*outputs_first, strict=True))
-    rows = torch._weight_norm(directions, lengths, 0)
+    rows = torch._weight_norm(directions, lengths, 0)  # (n O, I, height, width), or (n O, I)
     if layers[0].precise:
         dtype = rows.dtype
-    if layers[0].output_dim == 1:  # transposed convolutions: back to inputs first
+    if layers[0].output_dim == 1:
+        # A transposed convolution wants (I, O, height, width). Within each layer inputs and outputs
+        # change places: (n O, I, ...) -> (n, O, I, ...) -> (n, I, O, ...) -> (n I, O, ...).
         rows = rows.unflatten(0, (len(layers), -1)).transpose(1, 2).flatten(0, 1)
     if rows.ndim == 4:
         rows = rows.to(dtype, memory_format=torch.channels_last)
