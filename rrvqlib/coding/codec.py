@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils import parametrize
 
 from rrvqlib.coding.stack import (
     FOREIGN,
@@ -28,9 +27,11 @@ from rrvqlib.coding.stack import (
 from rrvqlib.data.pixels import check_pixels
 from rrvqlib.errors import UserError
 from rrvqlib.latents.base import DiscreteLatent
+from rrvqlib.latents.codebook import Codebook
 from rrvqlib.likelihoods.base import pixels_to_reals, reals_to_pixels
 from rrvqlib.models.base import VAE, only
 from rrvqlib.models.hierarchy import HierarchicalVAE
+from rrvqlib.nets.convolutions import Normed
 
 WORD = np.dtype("<u4")
 MARGIN = 4  # words of initial bits kept below the lowest that was touched: the coder's head
@@ -57,7 +58,7 @@ def _reproducible() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with torch.no_grad(), parametrize.cached():  # weights are normalised once, not per image
+        with torch.no_grad():
             yield
     finally:
         torch.set_num_threads(threads)
@@ -90,6 +91,12 @@ class Codec:
         self.model = copy.deepcopy(model).cpu().double().eval()
         latents = only(DiscreteLatent, self.model.latents)
         self.layers = list(zip(self.model.layers, latents, strict=True))  # l = 1 first
+        with _reproducible():  # weights that never change are normed once, not for every image
+            for part in self.model.modules():
+                if isinstance(part, Normed):
+                    part.prepared = part.weight, part.bias
+                elif isinstance(part, Codebook):
+                    part.prepared = part.terms
 
     def _checked(self, image: Tensor) -> Tensor:
         """uint8 (3, S, S) -> (1, 3, S, S) on the CPU."""

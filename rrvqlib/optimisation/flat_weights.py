@@ -32,8 +32,6 @@ class FlatWeights:
         values: (N,), the networks' parameters, then the codebooks', then those without gradient, as
             codes that follow averages, and frozen stages.
         sizes: how many are of the first and of the second kind.
-        gradient: (N with gradient,), filled by `gather`; made when first used, for an average of
-            weights has none.
     """
 
     def __init__(self, model: VAE):
@@ -49,7 +47,7 @@ class FlatWeights:
 
     @cached_property
     def gradient(self) -> Tensor:
-        """See the class."""
+        """(N with gradient,), filled by `gather`; made when first used: an average has none."""
         return torch.zeros_like(self.values[: sum(self.sizes)])
 
     @cached_property

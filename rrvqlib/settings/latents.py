@@ -39,7 +39,7 @@ class LatentSettings(Settings):
 
     @property
     def fixed_rate(self) -> bool:
-        """Whether a code is certain under q and all are alike under p: it costs log K, always."""
+        """Whether q is sure of its code and p of none, so that a code costs log K, always."""
         return False
 
     @property

@@ -1,4 +1,4 @@
-"""What the book alone imports."""
+"""What only the book and its tools import."""
 
 from rrvqlib.lazy import offer
 
