@@ -203,7 +203,7 @@ images), `photos` are patches of the photographs that come with scikit-image and
 
 ## What this says and what it does not
 
-The paper's 3.94 is a model of 32 layers of 256 channels (by our count some 85 million parameters) trained for up to 500 epochs; these saw
+The paper's 3.94 is a model of 32 layers of 256 channels (by our count some 86 million parameters) trained for up to 500 epochs; these saw
 five epochs and fewer. They show that the recipe trains, that several layers carry bits, and what
 it costs. About nine tenths of the bits lie at 16×16; in the deep model layers 20, 22 and 24 have collapsed and
 those at 2×2 carry next to nothing, which a hundred times more training may or may not change.
