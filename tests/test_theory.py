@@ -262,10 +262,16 @@ def test_the_counts_of_the_errata():
 def test_the_interactive_figure_computes_what_the_library_does():
     text = "".join("".join(cell["source"]) for cell in json.loads(CHAPTER.read_text())["cells"])
     maths = text.split("// entropy-maths")[1].split("// end of entropy-maths")[0]
-    cases = [(d, delta, near, far) for d in (0, 3, 12, 40) for delta in (0.2, 1, 3)
-             for near, far in ((1, 1), (0.5, 2), (2, 0.5))]  # fmt: skip
-    script = maths + f"console.log(JSON.stringify({json.dumps(cases)}.map(c => entropyOf(" \
-        "logRatio(c[0], c[1], 32, c[2], c[3]), 256))))"  # fmt: skip
+    cases = [
+        (d, delta, near, far)
+        for d in (0, 3, 12, 40)
+        for delta in (0.2, 1, 3)
+        for near, far in ((1, 1), (0.5, 2), (2, 0.5))
+    ]
+    script = (
+        maths + f"console.log(JSON.stringify({json.dumps(cases)}.map(c => entropyOf("
+        "logRatio(c[0], c[1], 32, c[2], c[3]), 256))))"
+    )
     run = subprocess.run(["node", "-e", script], capture_output=True, text=True, check=True)
     for (d, delta, near, far), found in zip(cases, json.loads(run.stdout), strict=True):
         distances = torch.tensor([d] + [d + delta] * 255, dtype=torch.float64)
