@@ -130,8 +130,9 @@ def leave_one_out_terms(model: OneLayerVAE, images: Tensor) -> ElboTerms:
 def vimco_terms(model: OneLayerVAE, images: Tensor) -> ElboTerms:
     """The importance-weighted bound of M samples (Mnih and Rezende 2016).
 
-    The bound has no separate KL: `kl_maps` report it without a gradient, and what the loss takes
-    off is given back here, so that a warm-up of the KL's weight does nothing to it.
+    The bound has no separate KL: `kl_maps` report it without a gradient, and `log_likelihood` is
+    the bound with the KL added, so that their difference is the bound. While the KL's weight warms
+    up, the loss is lower by the share of the KL that is left out; its gradient is the bound's.
     """
     draws = draw_codes(model, images)
     kl = draws.kl.detach()
