@@ -141,6 +141,13 @@ def add_force(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="replace files that exist")
 
 
+def add_picture(parser: argparse.ArgumentParser, default: str) -> None:
+    """The flags of commands that write one picture: its file, and leave to replace it."""
+    text = f"picture to write (default: {default})"
+    parser.add_argument("--out", type=Path, default=Path(default), help=text)
+    add_force(parser)
+
+
 def check_new(path: Path, *, force: bool) -> None:
     """Before long work, make sure that its result would replace nothing.
 

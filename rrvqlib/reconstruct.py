@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from rrvqlib import cli
 
@@ -18,13 +17,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     cli.add_run_arguments(parser, with_data=True)
     parser.add_argument("--n", type=int, default=32, help="how many images (default: 32)")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("reconstructions.png"),
-        help="picture to write (default: reconstructions.png)",
-    )
-    cli.add_force(parser)
+    cli.add_picture(parser, "reconstructions.png")
     return parser
 
 

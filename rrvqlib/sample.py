@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 from rrvqlib import cli
 from rrvqlib.errors import UserError
@@ -26,13 +25,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="of the prior: 1 draws from the model, less draws likelier codes, 0"
         " takes the likeliest (default: 1)",
     )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("samples.png"),
-        help="picture to write (default: samples.png)",
-    )
-    cli.add_force(parser)
+    cli.add_picture(parser, "samples.png")
     return parser
 
 

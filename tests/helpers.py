@@ -113,3 +113,20 @@ def note_draws(model, monkeypatch):
     for latent in model.latents:
         monkeypatch.setattr(latent, "draw", noting(latent, latent.draw))
     return noted
+
+
+def output_statistics(network, run):
+    """Of every weight-normed layer: its outputs' mean and standard deviation per channel in `run`,
+    and the standard deviation that initialisation aims at."""
+    seen = {}
+
+    def note(layer, _inputs, output):
+        others = [d for d in range(output.ndim) if d != 1]
+        seen[layer] = (output.mean(others), output.std(others, correction=0), layer.init_scale)
+
+    hooks = [m.register_forward_hook(note) for m in network.modules() if hasattr(m, "init_scale")]
+    with torch.no_grad():
+        run()
+    for hook in hooks:
+        hook.remove()
+    return {name: seen[m] for name, m in network.named_modules() if m in seen}

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import normal
+from helpers import normal, output_statistics
 from torch import nn
 
 from rrvqlib.nets.convolutions import (
@@ -113,21 +113,6 @@ def test_projections_change_channels_and_side(blocks, factor):
     assert resizing.stride == (factor, factor)
 
 
-def statistics_of(network, run):
-    """Output mean and standard deviation per channel of every weight-normed layer."""
-    seen = {}
-
-    def note(layer, _inputs, output):
-        others = [d for d in range(output.ndim) if d != 1]
-        seen[layer] = (output.mean(others), output.std(others, correction=0))
-
-    hooks = [m.register_forward_hook(note) for m in network.modules() if hasattr(m, "init_scale")]
-    run()
-    for hook in hooks:
-        hook.remove()
-    return seen
-
-
 def test_data_dependent_init_sets_mean_and_spread_of_every_channel():
     torch.manual_seed(0)
     network = nn.Sequential(
@@ -141,12 +126,12 @@ def test_data_dependent_init_sets_mean_and_spread_of_every_channel():
     images = 3 + normal(64, 3, 8, 8)
     with torch.no_grad():
         data_dependent_init(network, lambda: network(images))
-    seen = statistics_of(network, lambda: network(images))
+    seen = output_statistics(network, lambda: network(images))
     assert len(seen) == 10
-    assert sorted({layer.init_scale for layer in seen}) == [0.1, 0.3, 0.7, 1.0, 2.0]
-    for layer, (mean, std) in seen.items():
+    assert sorted({scale for _, _, scale in seen.values()}) == [0.1, 0.3, 0.7, 1.0, 2.0]
+    for mean, std, scale in seen.values():
         torch.testing.assert_close(mean, torch.zeros_like(mean), atol=1e-4, rtol=0)
-        torch.testing.assert_close(std, torch.full_like(std, layer.init_scale), atol=0, rtol=1e-3)
+        torch.testing.assert_close(std, torch.full_like(std, scale), atol=0, rtol=1e-3)
 
 
 def test_data_dependent_init_passes_on_what_the_new_weights_give():

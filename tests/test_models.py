@@ -8,7 +8,7 @@ from dataclasses import asdict
 import pytest
 import torch
 from helpers import lively as lively_everywhere
-from helpers import note_draws, random_images
+from helpers import note_draws, output_statistics, random_images
 from scipy import stats
 from torch import nn
 
@@ -462,21 +462,6 @@ def test_autocast_gives_finite_terms_in_float32(settings):
 
 
 # Initialisation.
-
-
-def output_statistics(model, run):
-    seen = {}
-
-    def note(layer, _inputs, output):
-        others = [d for d in range(output.ndim) if d != 1]
-        seen[layer] = (output.mean(others), output.std(others, correction=0))
-
-    hooks = [m.register_forward_hook(note) for m in model.modules() if hasattr(m, "init_scale")]
-    with torch.no_grad():
-        run()
-    for hook in hooks:
-        hook.remove()
-    return {name: seen[m] + (m.init_scale,) for name, m in model.named_modules() if m in seen}
 
 
 @each_model

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rrvqlib.latents.base import DiscreteLatent, channels_first, channels_last
+from rrvqlib.settings.latents import CodebookSettings
 
 MAX_LOG_VARIANCE = 5.0
 COVARIANCES = ("isotropic", "diagonal", "as_printed", "fixed", "shared")
@@ -117,6 +118,14 @@ class Codebook(nn.Module):
             shapes = {"diagonal": (codebook_size, embedding_dim), "shared": (1,)}
             shape = shapes.get(covariance, (codebook_size,))
             self.raw_log_variances = nn.Parameter(torch.zeros(shape))
+
+    @classmethod
+    def from_settings(
+        cls, settings: CodebookSettings, layer: int, covariance: str = "isotropic"
+    ) -> Codebook:
+        """The codebook of a layer; 0 is l = 1."""
+        K, D = settings.size(layer), settings.embedding_dim
+        return cls(K, D, covariance, settings.codebook_init)
 
     @property
     def log_variances(self) -> Tensor | None:

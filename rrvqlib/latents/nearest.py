@@ -43,9 +43,7 @@ class NearestLatent(CodebookLatent):
     def from_settings(
         cls, settings: NearestSettings, layer: int, *, learnt_prior: bool
     ) -> NearestLatent:
-        codebook = Codebook(
-            settings.size(layer), settings.embedding_dim, "fixed", settings.codebook_init
-        )
+        codebook = Codebook.from_settings(settings, layer, "fixed")
         return cls(
             codebook,
             settings.codebook_update,

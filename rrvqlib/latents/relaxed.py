@@ -31,12 +31,7 @@ class RelaxedLatent(CodebookLatent):
     def from_settings(
         cls, settings: RelaxedSettings, layer: int, *, learnt_prior: bool
     ) -> RelaxedLatent:
-        codebook = Codebook(
-            settings.size(layer),
-            settings.embedding_dim,
-            settings.covariance,
-            settings.codebook_init,
-        )
+        codebook = Codebook.from_settings(settings, layer, settings.covariance)
         return cls(codebook, settings.prior if learnt_prior else "uniform", settings.relaxation)
 
     def log_posterior(self, posterior: Tensor) -> Tensor:

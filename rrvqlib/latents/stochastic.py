@@ -27,9 +27,7 @@ class StochasticLatent(RelaxedLatent):
     def from_settings(
         cls, settings: StochasticSettings, layer: int, *, learnt_prior: bool
     ) -> StochasticLatent:
-        codebook = Codebook(
-            settings.size(layer), settings.embedding_dim, "shared", settings.codebook_init
-        )
+        codebook = Codebook.from_settings(settings, layer, "shared")
         return cls(codebook, settings.prior if learnt_prior else "uniform", settings.relaxation)
 
     def draw(self, posterior: Tensor, prior: Tensor, temperature: Tensor | None) -> LatentDraw:
