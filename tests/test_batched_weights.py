@@ -18,6 +18,7 @@ from rrvqlib.settings import changed
 ALL_KINDS = {
     **KINDS,
     "four latents, as printed": {"pyramid": (4, 4, 2, 2), "covariance": "as_printed"},
+    "groups": {"pyramid": (4, 4, 2, 2), "groups": 3, "covariance": "diagonal"},
     "several grids": {"pyramid": (4, 4, 2, 2), "channels": 6},
 }
 

@@ -183,7 +183,8 @@ HUGE = "1" + 22 * "0"
 # Setting -> values out of range; behind "with", what it plays a part beside.
 OUT_OF_RANGE = {
     "image_size": "0 -8 1",
-    "pyramid": "0 32 5 4,8 16,-8",
+    "pyramid": "0 5 4,8 16,-8",
+    "groups": "0 -1 65537 3 4.0",
     "codebook_size": f"0 -1 4,4,4 {HUGE}",
     "embedding_dim": "0",
     "channels": "0 -3",

@@ -9,7 +9,8 @@ from helpers import COVARIANCES, normal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rrvqlib.latents.codebook import Codebook, CodebookAverage, nearest_codes
+from rrvqlib.latents.codebook import Codebook, nearest_codes
+from rrvqlib.latents.codebook_average import CodebookAverage
 
 EXACT = settings(derandomize=True, deadline=None, max_examples=40)
 

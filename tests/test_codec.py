@@ -113,6 +113,8 @@ VARIANTS = [
     {"decoder_input": "concat", "blocks": 2, "codebook_size": (16, 5)},
     {"latent": "stochastic"},
     {"latent": "nearest"},
+    {"groups": 3},
+    {"pyramid": (8, 4), "groups": 3, "prior": "direct", "covariance": "fixed"},
     {"latent": "binary"},
     {"latent": "binary", "embedding_dim": 1, "top_prior": "uniform", "decoder_input": "concat"},
 ]

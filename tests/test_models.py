@@ -47,11 +47,13 @@ HIERARCHIES = {
     "codes-per-layer": changed(TINY, codebook_size=(2, 5), ladder_blocks=1),
     "one-grid": changed(TINY, pyramid=(1, 1, 1), image_size=2),
     "bits": changed(TINY, latent="binary", ladder_blocks=1),
+    "groups": changed(TINY, codebook_size=(2,), groups=2, ladder_blocks=1),
 }
 ONE_OF_EACH = {
     "hierarchy": THREE,
     "gaussian-hierarchy": changed(THREE, latent="gaussian"),
     "binary-hierarchy": changed(THREE, latent="binary"),
+    "groups": changed(THREE, groups=3, relaxation="reinmax"),
     "vqvae": changed(ONE_LAYER, latent="nearest"),
     "vqvae-loss": changed(ONE_LAYER, latent="nearest", codebook_update="loss"),
     "relaxed-vqvae": ONE_LAYER,

@@ -40,6 +40,7 @@ MODELS = {
     "hierarchy": HIERARCHY,
     "gaussian-hierarchy": changed(HIERARCHY, latent="gaussian"),
     "binary-hierarchy": changed(HIERARCHY, latent="binary"),
+    "groups": changed(HIERARCHY, groups=2),
     "nearest-hierarchy": changed(HIERARCHY, latent="nearest"),
     "vimco": changed(ONE_LAYER, latent="relaxed", objective="vimco"),
     "vqvae": ONE_LAYER,

@@ -5,11 +5,13 @@ from rrvqlib.lazy import offer
 __getattr__, __dir__ = offer(
     __name__,
     base="DiscreteLatent Latent LatentDraw channels_first channels_last of_codes",
-    codebook="Codebook CodebookAverage nearest_codes",
+    codebook="Codebook nearest_codes",
+    codebook_average="CodebookAverage",
     responsibilities="log_nearest log_relaxed log_responsibilities",
     priors="log_prior",
     divergences="categorical_kl gaussian_kl",
-    draws="categorical gumbel_noise gumbel_softmax soft_vectors straight_through_vectors",
+    draws="categorical gumbel_noise gumbel_softmax reinmax_vectors soft_vectors"
+    " straight_through_vectors",
     relaxed="RelaxedLatent",
     stochastic="StochasticLatent",
     nearest="NearestLatent",

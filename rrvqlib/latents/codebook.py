@@ -1,4 +1,8 @@
-"""The codebook of a layer: K embeddings of size D, each with a variance."""
+"""The codebook of a layer: K embeddings of size D, each with a variance; or G such codebooks.
+
+G codebooks stand side by side: they share the D numbers of a vector, D / G each, and every one
+sends a code of its own. That makes K^G vectors of G K embeddings.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -51,6 +54,16 @@ def gaussian_terms(means: Tensor, raw_log_variances: Tensor, covariance: str) ->
     return GaussianTerms(centre, weights, -constant / 2)
 
 
+def affine(features: Tensor, weights: Tensor, biases: Tensor) -> Tensor:
+    """Products with every code: (..., I), (K, I), (K,) -> (..., K).
+
+    With G codebooks, each features with its own: (..., G, I), (G, K, I), (G, K) -> (..., G, K).
+    """
+    if weights.ndim == 2:
+        return F.linear(features, weights, biases)
+    return torch.einsum("...gi,gki->...gk", features, weights) + biases
+
+
 def clamped(raw_log_variances: Tensor, codes: int, covariance: str) -> Tensor:
     """Clamped to +-5: (..., K), or (..., K, D) when diagonal."""
     found = raw_log_variances.clamp(-MAX_LOG_VARIANCE, MAX_LOG_VARIANCE)
@@ -85,11 +98,13 @@ class Codebook(nn.Module):
         init: `normal`, coordinates with standard deviation D^(-1/2), so that codes have length
             about 1; `unit`, standard deviation 1. (`kmeans` starts as `normal` and is then set
             from the first batch by `kmeans_`.)
+        groups: G, codebooks side by side; each has K codes of size D / G.
 
     Raises:
-        ValueError: there is no such covariance or init.
+        ValueError: there is no such covariance or init, or D is no multiple of G.
 
     Attributes:
+        means: (K, D), or (G, K, D / G) when there are several groups.
         prepared: its terms where they were computed beforehand; see `models.batched_weights`.
     """
 
@@ -101,6 +116,7 @@ class Codebook(nn.Module):
         embedding_dim: int,
         covariance: str = "isotropic",
         init: str = "normal",
+        groups: int = 1,
     ):
         super().__init__()
         for name, value, choices in (
@@ -109,30 +125,53 @@ class Codebook(nn.Module):
         ):
             if value not in choices:
                 raise ValueError(f"{name} {value!r}: must be one of {', '.join(choices)}")
-        self.covariance = covariance
-        std = 1.0 if init == "unit" else embedding_dim**-0.5
-        self.means = nn.Parameter(torch.randn(codebook_size, embedding_dim) * std)  # (K, D)
+        size, rest = divmod(embedding_dim, groups)
+        if rest:
+            raise ValueError(f"embedding_dim {embedding_dim} is no multiple of groups {groups}")
+        self.covariance, self.groups = covariance, groups
+        self.codebook_size, self.embedding_dim = codebook_size, embedding_dim
+        several = (groups,) if groups > 1 else ()
+        std = 1.0 if init == "unit" else size**-0.5
+        self.means = nn.Parameter(torch.randn(*several, codebook_size, size) * std)
         if covariance == "fixed":
             self.raw_log_variances = None
         else:
-            shapes = {"diagonal": (codebook_size, embedding_dim), "shared": (1,)}
+            shapes = {"diagonal": (codebook_size, size), "shared": (1,)}
             shape = shapes.get(covariance, (codebook_size,))
-            self.raw_log_variances = nn.Parameter(torch.zeros(shape))
+            self.raw_log_variances = nn.Parameter(torch.zeros(*several, *shape))
 
     @classmethod
     def from_settings(
-        cls, settings: CodebookSettings, layer: int, covariance: str = "isotropic"
+        cls, settings: CodebookSettings, layer: int, covariance: str, groups: int = 1
     ) -> Codebook:
         """The codebook of a layer; 0 is l = 1."""
         K, D = settings.size(layer), settings.embedding_dim
-        return cls(K, D, covariance, settings.codebook_init)
+        return cls(K, D, covariance, settings.codebook_init, groups)
+
+    def split(self, features: Tensor) -> Tensor:
+        """What each group sees of features: (..., D) -> (..., G, D / G); with one group, all.
+
+        Raises:
+            ValueError: features have another D.
+        """
+        D = self.embedding_dim
+        if features.shape[-1] != D:
+            raise ValueError(f"features have D={features.shape[-1]}, the codebook has D={D}")
+        return features if self.groups == 1 else features.unflatten(-1, (self.groups, -1))
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        """Codes (..., G) -> their vectors side by side, (..., D)."""
+        return chosen_means(self.means, codes).flatten(-2)
 
     @property
     def log_variances(self) -> Tensor | None:
-        """Clamped to +-5; (K,), or (K, D) when diagonal; None when fixed at variance 1."""
+        """Clamped to +-5; (K,), or (K, D) when diagonal; None when fixed at variance 1.
+
+        With several groups (G, K), or (G, K, D / G).
+        """
         if self.raw_log_variances is None:
             return None
-        return clamped(self.raw_log_variances, len(self.means), self.covariance)
+        return clamped(self.raw_log_variances, self.codebook_size, self.covariance)
 
     @property
     def log_normaliser(self) -> Tensor:
@@ -140,7 +179,7 @@ class Codebook(nn.Module):
         log_variances = self.log_variances
         if log_variances is None:
             raise ValueError("a codebook of fixed variance has no normaliser: it is one for all")
-        return log_normaliser(log_variances, self.means.shape[1], self.covariance)
+        return log_normaliser(log_variances, self.means.shape[-1], self.covariance)
 
     @property
     def terms(self) -> GaussianTerms | None:
@@ -152,92 +191,49 @@ class Codebook(nn.Module):
     @torch.no_grad()
     def kmeans_(self, features: Tensor, iterations: int = 10) -> None:
         """Set the means to the centres of `features` (N, D) found by Lloyd's algorithm."""
-        features = features.float()
-        K = len(self.means)
-        # With fewer features than codes some are drawn twice; jitter keeps such codes apart.
-        chosen = torch.randperm(len(features), device=features.device)
-        centres = features[chosen.repeat(math.ceil(K / len(chosen)))[:K]]
-        centres = centres + 0.01 * features.std() * torch.randn_like(centres)
-        for _ in range(iterations):
-            nearest = nearest_codes(features, centres)
-            counts = torch.bincount(nearest, minlength=K).unsqueeze(1)
-            sums = torch.zeros_like(centres).index_add_(0, nearest, features)
-            centres = torch.where(counts > 0, sums / counts.clamp_min(1), centres)
-        self.means.copy_(centres)
+        features = self.split(features.float())
+        if self.groups == 1:
+            self.means.copy_(lloyd(features, self.codebook_size, iterations))
+        else:
+            for means, own in zip(self.means, features.unbind(1), strict=True):
+                means.copy_(lloyd(own, self.codebook_size, iterations))
 
 
-class CodebookAverage(nn.Module):
-    """Means learnt as moving averages of the features that chose them (Oord et al. 2017, App. A).
-
-    Counts are Laplace-smoothed. Also revives dead codes; their averages restart with them, or
-    the next update would pull them back.
-
-    Args:
-        codebook: the codebook whose means are set; `learn` says whether the averages set them
-            (`ema`) or only count usage, so that dead codes can be found (`loss`).
-        decay: of the moving averages.
-        dead_code_threshold: codes chosen less often than this, on average per batch, are moved to a
-            random feature of the batch; 0 turns it off.
-    """
-
-    counts: Tensor
-    sums: Tensor
-
-    def __init__(
-        self, codebook: Codebook, decay: float, dead_code_threshold: float, *, learn: bool
-    ):
-        super().__init__()
-        self.decay, self.dead_code_threshold, self.learn = decay, dead_code_threshold, learn
-        # A fresh code counts as used, or every code would be restarted at the first step.
-        self.fresh_count = max(1.0, 2 * dead_code_threshold)
-        self.register_buffer("counts", torch.empty(len(codebook.means)))
-        self.register_buffer("sums", torch.empty_like(codebook.means, requires_grad=False))
-        self.reset(codebook)
-        codebook.means.requires_grad_(not learn)
-
-    @torch.no_grad()
-    def reset(self, codebook: Codebook) -> None:
-        """Start the averages at the codebook's means, after these were set from outside."""
-        self.counts.fill_(self.fresh_count)
-        self.sums.copy_(codebook.means * self.fresh_count)
-
-    @torch.no_grad()
-    def update(self, codebook: Codebook, features: Tensor, codes: Tensor) -> None:
-        """One step with `features` (N, D) and the `codes` (N,) they chose."""
-        features = features.float()
-        K = len(self.counts)
-        # Not bincount, nor a branch below: both would wait for the GPU.
-        ones = torch.ones_like(codes, dtype=self.counts.dtype)
-        counts = torch.zeros_like(self.counts).index_add_(0, codes, ones)
-        sums = torch.zeros_like(self.sums).index_add_(0, codes, features)
-        candidates = features[torch.randint(len(features), (K,), device=features.device)]
-        if dist.is_available() and dist.is_initialized():  # one codebook for all processes
-            dist.all_reduce(counts)
-            dist.all_reduce(sums)
-            dist.broadcast(candidates, src=0)
-        finite = sums.isfinite().all()
-        means = codebook.means
-        counts = self.counts.lerp(counts, 1 - self.decay)
-        sums = self.sums.lerp(sums, 1 - self.decay)
-        if self.learn:
-            epsilon, total = 1e-5, counts.sum()
-            smoothed = (counts + epsilon) / (total + K * epsilon) * total
-            means = sums / smoothed.unsqueeze(1)
-        dead = counts < self.dead_code_threshold
-        means = torch.where(dead.unsqueeze(1), candidates, means)
-        sums = torch.where(dead.unsqueeze(1), candidates * self.fresh_count, sums)
-        counts = torch.where(dead, self.fresh_count, counts)
-        # Features that are not finite leave no trace: their step is going to be skipped.
-        for old, new in ((codebook.means, means), (self.sums, sums), (self.counts, counts)):
-            old.copy_(torch.where(finite, new, old))
+def lloyd(features: Tensor, K: int, iterations: int) -> Tensor:
+    """K centres (K, D) of features (N, D), by Lloyd's algorithm from K of them."""
+    # With fewer features than codes some are drawn twice; jitter keeps such codes apart.
+    chosen = torch.randperm(len(features), device=features.device)
+    centres = features[chosen.repeat(math.ceil(K / len(chosen)))[:K]]
+    centres = centres + 0.01 * features.std() * torch.randn_like(centres)
+    for _ in range(iterations):
+        nearest = nearest_codes(features, centres)
+        counts = torch.bincount(nearest, minlength=K).unsqueeze(1)
+        sums = torch.zeros_like(centres).index_add_(0, nearest, features)
+        centres = torch.where(counts > 0, sums / counts.clamp_min(1), centres)
+    return centres
 
 
 def nearest_codes(features: Tensor, means: Tensor) -> Tensor:
-    """Index of the nearest mean for each feature, Eq. (1): (..., D), (K, D) -> int64 (...)."""
-    centre = means.mean(0)
-    features, means = features - centre, means - centre
+    """Index of the nearest mean for each feature, Eq. (1): (..., D), (K, D) -> int64 (...).
+
+    With G codebooks (..., G, D / G), (G, K, D / G) -> int64 (..., G).
+    """
+    centre = means.mean(-2)
+    features, means = features - centre, means - centre.unsqueeze(-2)
     # |e|^2 is the same for all codes, so it can stay out of the comparison.
-    return (features @ means.T - means.square().sum(1) / 2).argmax(-1)
+    return affine(features, means, -means.square().sum(-1) / 2).argmax(-1)
+
+
+def chosen_means(means: Tensor, codes: Tensor) -> Tensor:
+    """The means (K, D) of codes (...): (..., D).
+
+    With G codebooks, (G, K, D / G) and (..., G): (..., G, D / G).
+    """
+    if means.ndim == 3:  # one table of all codebooks, one below the other
+        G, K, _ = means.shape
+        codes, means = codes + K * torch.arange(G, device=codes.device), means.flatten(0, 1)
+    # Not F.embedding, whose gradient sorts the codes first.
+    return means.index_select(0, codes.flatten()).unflatten(0, codes.shape)
 
 
 class CodebookLatent(DiscreteLatent):
@@ -247,19 +243,19 @@ class CodebookLatent(DiscreteLatent):
         codebook: K codes of size D, shared by posterior and prior.
     """
 
-    symbols = 1
-
     def __init__(self, codebook: Codebook):
         super().__init__()
         self.codebook = codebook
-        self.values, self.vector_size = codebook.means.shape
-        self.posterior_size = self.vector_size
+        self.symbols, self.values = codebook.groups, codebook.codebook_size
+        self.vector_size = self.posterior_size = codebook.embedding_dim
 
     def lookup(self, codes: Tensor) -> Tensor:
-        return channels_first(F.embedding(codes.squeeze(-1), self.codebook.means))
+        return channels_first(self.codebook.lookup(codes))
 
     def codes_of(self, vectors: Tensor) -> Tensor:
-        return nearest_codes(channels_last(vectors), self.codebook.means).unsqueeze(-1)
+        features = self.codebook.split(channels_last(vectors))
+        codes = nearest_codes(features, self.codebook.means)
+        return codes.view(*codes.shape[:3], self.symbols)
 
     def fast_parameters(self) -> Iterable[nn.Parameter]:
         return self.codebook.parameters()

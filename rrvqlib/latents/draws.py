@@ -1,8 +1,10 @@
 """Log-probabilities -> codes: categorical, Gumbel-softmax, straight-through, temperature."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from rrvqlib.latents.codebook import chosen_means
 from rrvqlib.numerics import full_precision
 
 
@@ -44,9 +46,14 @@ def gumbel_softmax(log_probabilities: Tensor, temperature: float | Tensor) -> Te
 
 
 def mixtures(weights: Tensor, means: Tensor) -> Tensor:
-    """Means weighted and summed, in full precision also under autocast: (..., K), (K, D)."""
+    """Means weighted and summed: (..., K), (K, D) -> (..., D); always in full precision.
+
+    With G codebooks, each by itself: (..., G, K), (G, K, D / G) -> (..., G, D / G).
+    """
     with full_precision(weights.device):
-        return weights @ means
+        if means.ndim == 2:
+            return weights @ means
+        return torch.einsum("...gk,gkd->...gd", weights, means)
 
 
 def soft_vectors(
@@ -85,9 +92,38 @@ def straight_through_vectors(
     weights = gumbel_softmax(log_probabilities, temperature)
     codes = weights.argmax(-1)
     relaxed = mixtures(weights, means.detach())
-    # Not F.embedding, whose gradient sorts the codes first.
-    chosen = means.index_select(0, codes.flatten()).unflatten(0, codes.shape)
-    return chosen + (relaxed - relaxed.detach()), codes
+    return chosen_means(means, codes) + (relaxed - relaxed.detach()), codes
 
 
-RELAXATIONS = {"straight-through": straight_through_vectors, "soft": soft_vectors}
+def reinmax_vectors(
+    log_probabilities: Tensor, means: Tensor, temperature: float | Tensor
+) -> tuple[Tensor, Tensor]:
+    """Vectors of sampled codes, with ReinMax's gradient (Liu et al. 2023, Algorithm 2).
+
+    Straight-through takes f' at the code drawn for the slope from the mean to it, Euler's method;
+    ReinMax takes the average of the slopes at both ends, Heun's: at temperature 1 the gradient is
+    right in the mean where f is quadratic in the code vector's weights.
+
+    Args:
+        log_probabilities: (..., K), in nats.
+        means: (K, D).
+        temperature: of the probabilities that are averaged with the draw.
+
+    Returns:
+        vectors (..., D), and their codes, int64 (...).
+    """
+    codes = categorical(log_probabilities.detach())
+    drawn = F.one_hot(codes, log_probabilities.shape[-1])
+    between = (drawn + (log_probabilities.detach() / temperature).softmax(-1)) / 2
+    # Its value is `between`, its derivative that of a softmax there.
+    moved = (between.log() + (log_probabilities - log_probabilities.detach())).softmax(-1)
+    weights = 2 * moved - log_probabilities.softmax(-1) / 2
+    relaxed = mixtures(weights, means.detach())
+    return chosen_means(means, codes) + (relaxed - relaxed.detach()), codes
+
+
+RELAXATIONS = {
+    "straight-through": straight_through_vectors,
+    "reinmax": reinmax_vectors,
+    "soft": soft_vectors,
+}

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rrvqlib.latents.base import LatentDraw, channels_first, channels_last
-from rrvqlib.latents.codebook import Codebook, CodebookAverage, CodebookLatent, nearest_codes
+from rrvqlib.latents.codebook import Codebook, CodebookLatent, nearest_codes
+from rrvqlib.latents.codebook_average import CodebookAverage
 from rrvqlib.latents.responsibilities import log_nearest
 from rrvqlib.numerics import full_precision
 from rrvqlib.settings.latents import NearestSettings

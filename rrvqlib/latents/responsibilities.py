@@ -1,14 +1,15 @@
 """Features and a codebook -> log-probabilities over its K codes.
 
 Three quantisers, three functions with one signature: `log_nearest` (VQ), `log_relaxed` (relaxed
-VQ) and `log_responsibilities` (relaxed-responsibility VQ).
+VQ) and `log_responsibilities` (relaxed-responsibility VQ). With a codebook of G groups all three
+give (..., G, K): each group has its part of the features, D / G of them.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rrvqlib.latents.codebook import Codebook, nearest_codes
+from rrvqlib.latents.codebook import Codebook, affine, nearest_codes
 from rrvqlib.numerics import at_least_float32, full_precision
 
 
@@ -25,10 +26,10 @@ def log_nearest(features: Tensor, codebook: Codebook) -> Tensor:
     Raises:
         ValueError: features and codebook disagree on D.
     """
-    features, means = _same_size(features, codebook)
+    features = codebook.split(features)
     with full_precision(features.device):
         features = at_least_float32(features)
-        one_hot = F.one_hot(nearest_codes(features, means), len(means))
+        one_hot = F.one_hot(nearest_codes(features, codebook.means), codebook.codebook_size)
         return one_hot.to(features.dtype).log()
 
 
@@ -45,12 +46,13 @@ def log_relaxed(features: Tensor, codebook: Codebook) -> Tensor:
     Raises:
         ValueError: features and codebook disagree on D.
     """
-    features, means = _same_size(features, codebook)
+    features, means = codebook.split(features), codebook.means
     with full_precision(features.device):
-        centre = means.detach().mean(0)  # distances do not change, rounding errors shrink
-        features, means = at_least_float32(features) - centre, means - centre
+        centre = means.detach().mean(-2)  # distances do not change, rounding errors shrink
+        features = at_least_float32(features) - centre
+        means = at_least_float32(means) - centre.unsqueeze(-2)
         # -|e - E|^2 / 2 = e.E - |E|^2 / 2 - |e|^2 / 2, and the last term is the same for all codes.
-        logits = features @ means.T - means.square().sum(1) / 2  # (..., K)
+        logits = affine(features, means, -means.square().sum(-1) / 2)  # (..., K)
         return logits.log_softmax(-1)
 
 
@@ -70,22 +72,14 @@ def log_responsibilities(features: Tensor, codebook: Codebook) -> Tensor:
     Raises:
         ValueError: features and codebook disagree on D.
     """
-    features, _ = _same_size(features, codebook)
     # bfloat16 would cost several nats here: float32 at least.
     with full_precision(features.device):
         terms = codebook.terms
         if terms is None:
             return log_relaxed(features, codebook)
-        features = at_least_float32(features) - terms.centre
+        features = at_least_float32(codebook.split(features)) - terms.centre
         squares = features.square()
         if codebook.covariance != "diagonal":
             squares = squares.sum(-1, keepdim=True)
         features = torch.cat([features, squares], dim=-1)
-        return F.linear(features, terms.weights, terms.biases).log_softmax(-1)
-
-
-def _same_size(features: Tensor, codebook: Codebook) -> tuple[Tensor, Tensor]:
-    K, D = codebook.means.shape
-    if features.shape[-1] != D:
-        raise ValueError(f"features have D={features.shape[-1]}, the codebook has D={D}")
-    return features, codebook.means
+        return affine(features, terms.weights, terms.biases).log_softmax(-1)

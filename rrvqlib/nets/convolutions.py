@@ -62,7 +62,7 @@ class Linear(nn.Linear, Normed):
 
 def conv(
     inputs: int, outputs: int, kernel: int = 3, stride: int = 1, init_scale: float = 1.0
-) -> nn.Module:
+) -> Normed:
     """A weight-normed convolution that keeps the map's side, or divides it by `stride`."""
     layer = Conv(inputs, outputs, kernel, stride, padding=(kernel - 1) // 2)
     return weight_normed(layer, init_scale)

@@ -37,13 +37,16 @@ class Head(nn.Sequential):
 def head(image_size: int, grid: int, channels: int, outputs: int, init_scale: float) -> Head:
     """State (B, C, grid, grid) -> (B, outputs, S, S), for the likelihood: mirror of `encoder.stem`.
 
-    dec1 of App. C is a transposed convolution of stride 2.
+    dec1 of App. C is a transposed convolution of stride 2; a plain one from the image's own grid.
     """
     layers: list[nn.Module] = [
         ResidualStack(channels, 1, 2, transposed=True, init_scale=init_scale)
         for _ in range(int(math.log2(image_size // grid)) - 1)
     ]
-    last = up_conv(channels, outputs, 5, stride=2, init_scale=0.1)
+    if grid < image_size:
+        last = up_conv(channels, outputs, 5, stride=2, init_scale=0.1)
+    else:
+        last = conv(channels, outputs, 5, stride=1, init_scale=0.1)
     last.precise = True
     return Head(*layers, nn.ELU(), last)
 

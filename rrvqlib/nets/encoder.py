@@ -12,9 +12,10 @@ def stem(image_size: int, grid: int, channels: int, init_scale: float) -> nn.Seq
     """Reals (B, 3, S, S) -> features (B, C, grid, grid).
 
     enc1 of App. C: a convolution of stride 2; where the first latents are coarser than half the
-    image (64x64 pixels, 16x16 latents), residual blocks go the rest of the way.
+    image (64x64 pixels, 16x16 latents), residual blocks go the rest of the way. Latents as fine as
+    the image have a convolution of stride 1.
     """
-    layers = [conv(3, channels, 5, stride=2)]
+    layers: list[nn.Module] = [conv(3, channels, 5, stride=2 if grid < image_size else 1)]
     for _ in range(int(math.log2(image_size // grid)) - 1):
         layers.append(ResidualStack(channels, 1, 1 / 2, transposed=False, init_scale=init_scale))
     return nn.Sequential(*layers)

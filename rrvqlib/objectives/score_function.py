@@ -109,7 +109,7 @@ def draw_codes(model: OneLayerVAE, images: Tensor) -> Draws:
         codes = categorical(log_q.expand(M, *log_q.shape))  # (M, B, H, W, 1)
     parameters = model.decoder(latent.lookup(codes.flatten(0, 1)))
     log_likelihood = model.likelihood.log_prob(images.repeat(M, 1, 1, 1), parameters).view(M, B)
-    kl = categorical_kl(log_q, log_p).squeeze(-1)
+    kl = categorical_kl(log_q, log_p).sum(-1)
     of_p, of_q = (
         of_codes(table.expand(M, *table.shape), codes).flatten(2).sum(2) for table in (log_p, log_q)
     )

@@ -94,8 +94,8 @@ class RelaxedDrawSettings(CodebookSettings):
     prior: Literal["embedding", "direct"] = setting(
         "embedding", "p(z_l | above): embedding (Eq 7) or direct (softmax of logits)"
     )
-    relaxation: Literal["straight-through", "soft"] = setting(
-        "straight-through", "of draws in training: straight-through or soft"
+    relaxation: Literal["straight-through", "reinmax", "soft"] = setting(
+        "straight-through", "of draws in training: straight-through, reinmax or soft"
     )
 
     @property
@@ -112,6 +112,23 @@ class RelaxedSettings(RelaxedDrawSettings):
         "isotropic",
         "of codes: isotropic (correct normaliser), diagonal, as_printed (Eq 6), fixed (Eq 2)",
     )
+    groups: int = setting(
+        1,
+        "G, codebooks that share a vector's D numbers; each sends a code at every position",
+        at_least=1,
+        at_most=MAX_WIDTH,
+    )
+
+    def check(self) -> None:
+        super().check()
+        if self.embedding_dim % self.groups:
+            raise SettingError(
+                "groups", self.groups, f"must divide embedding_dim, {self.embedding_dim}"
+            )
+
+    def alphabet(self, layer: int) -> tuple[int, int]:
+        """G codes."""
+        return self.groups, self.size(layer)
 
     @property
     def score_function(self) -> bool:

@@ -137,6 +137,9 @@ class ModelSettings(Settings):
                 " codes, or pixelcnn with latents nearest)"
             )
             raise SettingError("second_stage", self.second_stage.kind, rule)
+        if self.second_stage.kind != "none" and any(a and a[0] > 1 for a in self.alphabets):
+            rule = "must be none, unless every position has one code (groups 1)"
+            raise SettingError("second_stage", self.second_stage.kind, rule)
 
     def _check_pyramid(self) -> None:
         def fail(rule: str) -> None:
@@ -148,8 +151,6 @@ class ModelSettings(Settings):
             ratio = below // above
             if below != above * ratio or ratio & (ratio - 1):
                 fail(f"must stay or halve from the image's side ({self.image_size}) upwards")
-        if self.pyramid[0] >= self.image_size:
-            fail(f"must begin with a side below the image's {self.image_size}")
         layers = 2 if self.second_stage.kind == "greedy" else 1
         if self.kind == "one-layer" and self.layers != layers:
             sides = "one side, since the model has one layer"
