@@ -285,6 +285,37 @@ def test_the_run_folder_keeps_its_contract(images, tmp_path):
     assert train(settings, out, "tiny", resume=True, show_progress=False) == results
 
 
+def test_tensorboard_reads_what_was_logged_once_though_steps_are_repeated(images, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    settings, out = changed(TINY, dataset=images), tmp_path / "run"
+    trainer(settings, out).run(show_progress=False)
+    log = MetricsLog(out, 6)  # as if a run had been saved there, and goes on
+    log.add({"step": 8, "lr": 0.5, "kl_bits_per_dim": [1.0, 2.0], "perplexity": None})
+    events = EventAccumulator(str(out / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("valid_bits_per_dim")] == [4]
+    assert [(e.step, e.value) for e in events.Scalars("lr")][1:] == [(8, 0.5)]
+    assert events.Scalars("kl_bits_per_dim/layer_02")[-1].value == 2.0
+
+
+@pytest.mark.parametrize("kind", ["file", "dangling", "no folder of files"])
+def test_a_tensorboard_folder_that_cannot_be_written_is_one_error(kind, images, tmp_path, capfd):
+    run = trainer(changed(TINY, dataset=images), tmp_path / "run")
+    path = run.out / "tensorboard"
+    if kind == "file":
+        path.write_text("mine")
+    else:
+        path.symlink_to("/nowhere" if kind == "dangling" else "/proc")
+    with pytest.raises(UserError, match="cannot write .*tensorboard.*choose another path"):
+        run.run(show_progress=False)
+    assert capfd.readouterr().err == ""  # no traceback of another thread's
+    path.unlink()
+    path.mkdir()
+    (path / "events.out.tfevents.1").write_bytes(b"of another program")
+    run.run(show_progress=False)
+
+
 def test_layer_one_comes_first(images, tmp_path):
     """A layer with one code can carry nothing: it shows where a list puts it."""
     settings = changed(TINY, dataset=images, codebook_size=(1, 4))

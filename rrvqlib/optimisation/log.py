@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from rrvqlib.files import write_atomically
+from rrvqlib.files import write_atomically, writing
 from rrvqlib.runs.folder import read_metrics
 
 
@@ -19,13 +21,11 @@ class MetricsLog:
     """
 
     def __init__(self, out: Path, step: int):
-        from torch.utils.tensorboard import SummaryWriter  # half a second, only needed here
-
         self.path = out / "metrics.jsonl"
         lines = read_metrics(out) if step and self.path.exists() else []
         self.lines = [json.dumps(line) for line in lines if line["step"] <= step]
         self.write()
-        self.events = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)
+        self.events = Events(out / "tensorboard", step)
 
     def write(self) -> None:
         """Write all lines anew."""
@@ -36,10 +36,47 @@ class MetricsLog:
         """One evaluation."""
         self.lines.append(json.dumps(line))
         self.write()
+        scalars = {}
         for name, value in line.items():
             if isinstance(value, list):
-                for layer, entry in enumerate(value, start=1):
-                    self.events.add_scalar(f"{name}/layer_{layer:02d}", entry, line["step"])
+                scalars |= {f"{name}/layer_{n:02d}": entry for n, entry in enumerate(value, 1)}
             elif value is not None and name != "step":
-                self.events.add_scalar(name, value, line["step"])
-        self.events.flush()
+                scalars[name] = value
+        self.events.add(line["step"], scalars)
+
+
+class Events:
+    """A TensorBoard file, written at once and here: torch's writer fails in a thread of its own.
+
+    Args:
+        folder: of the event files; every start of a run makes one more.
+        step: what earlier files hold of later steps no longer counts.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+
+    def __init__(self, folder: Path, step: int):
+        # Half a second, only needed here; compiled, without types.
+        self.event: Any = import_module("tensorboard.compat.proto.event_pb2").Event
+        self.path = folder / f"events.out.tfevents.{time.time():017.6f}"
+        with writing(folder):
+            folder.mkdir(exist_ok=True)
+        self.write(
+            self.event(file_version="brain.Event:2"),
+            self.event(step=step + 1, session_log={"status": "START"}),
+        )
+
+    def add(self, step: int, scalars: dict[str, float]) -> None:
+        """What one evaluation found."""
+        values = [{"tag": name, "simple_value": value} for name, value in scalars.items()]
+        self.write(self.event(step=step, summary={"value": values}))
+
+    def write(self, *events: Any) -> None:
+        """Append events to the file."""
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        with writing(self.path), self.path.open("ab") as file:
+            for event in events:
+                event.wall_time = time.time()
+                RecordWriter(file).write(event.SerializeToString())
