@@ -14,6 +14,7 @@ from typing import Any
 
 from rrvqlib.data.registry import DATASETS
 from rrvqlib.errors import UserError
+from rrvqlib.files import way_out
 from rrvqlib.settings.fields import SettingError, Settings, Sides, in_words
 from rrvqlib.settings.flat import Place, places, written
 from rrvqlib.settings.model import parse_sides
@@ -225,7 +226,8 @@ def remedy(error: Exception) -> str:
             return ""
         if error.filename is None:
             return f"cannot read or write ({error.strerror}); check the disk and where output goes"
-        return f"cannot read or write {error.filename}: {error.strerror}; choose another path"
+        what = f"cannot read or write {os.fsdecode(error.filename)}: {error.strerror}"
+        return f"{what}; {way_out(error, 'choose another path')}"
     if is_lost_peer(error):
         return (
             "another process of this run has died, or its machine is gone; start all of them"

@@ -27,11 +27,13 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        remedy = "choose another path"
-        if error.errno in DISK_FULL:
-            remedy = "free some disk space and try again"
-        reason = error.strerror or error
+        reason, remedy = error.strerror or error, way_out(error, "choose another path")
         raise UserError(f"cannot write {path} ({reason}); {remedy}") from None
+
+
+def way_out(error: OSError, otherwise: str) -> str:
+    """What helps where something cannot be written; `otherwise` unless the disk is full."""
+    return "free some disk space and try again" if error.errno in DISK_FULL else otherwise
 
 
 def real_file(path: Path) -> Path:
@@ -114,9 +116,8 @@ def prepare_directory(directory: Path) -> None:
         with tempfile.TemporaryFile(dir=directory):
             pass
     except OSError as error:
-        raise UserError(
-            f"cannot write to {directory} ({error.strerror}); choose another --out"
-        ) from None
+        remedy = way_out(error, "choose another --out")
+        raise UserError(f"cannot write to {directory} ({error.strerror}); {remedy}") from None
 
 
 @contextmanager
