@@ -37,7 +37,7 @@ PARSERS: dict[Any, tuple[Callable[[str], Any], str, str]] = {
     Sides: (parse_sides, "whole numbers such as 16*4,8,4", "N,N,..."),
 }
 
-RANK_0_SECONDS = 3.0
+RANK_0_SECONDS = 15.0
 
 # What torch says, which has no kind of error for it.
 OUT_OF_MEMORY = (

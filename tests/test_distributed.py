@@ -4,8 +4,10 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -22,10 +24,12 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 
 
+LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
 def torchrun(*command):
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     return subprocess.run(
-        [*launcher, "--nproc-per-node", "2", *map(str, command)],
+        [*LAUNCHER, *map(str, command)],
         capture_output=True,
         text=True,
         timeout=600,
@@ -122,3 +126,51 @@ def test_torchrun_takes_the_documented_commands():
         assert settings.out
     with pytest.raises(SystemExit):
         get_args_parser().parse_args(["-m", "rrvqlib.train", "--run", "photos"])
+
+
+def workers(launcher):
+    """Process numbers of the processes that a torchrun has started, by rank."""
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = process.joinpath("stat").read_text().rpartition(")")[2].split()[1]
+            environment = process.joinpath("environ").read_bytes().split(b"\0")
+        except OSError:  # it has ended
+            continue
+        if int(parent) == launcher.pid:
+            found |= {int(e[5:]): int(process.name) for e in environment if e[:5] == b"RANK="}
+    return found
+
+
+def told(errors):
+    return [line for line in errors.splitlines() if line.startswith("error: ")]
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs Linux")
+def test_when_a_worker_dies_the_other_names_the_remedy_in_one_line(tmp_path):
+    images, out = write_images(tmp_path / "images.npz"), tmp_path / "run"
+    flags = [*TINY_FLAGS, "--steps", "1000000", "--eval_every", "1000", "--save_every", "10"]
+    command = [*LAUNCHER, "-m", "--", "rrvqlib.train", "--dataset", images, "--out", out, *flags]
+    with subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True) as launcher:
+        try:
+            end = time.monotonic() + 300
+            while not (out / CHECKPOINT).exists() and launcher.poll() is None:
+                assert time.monotonic() < end
+                time.sleep(0.05)
+            os.kill(workers(launcher)[1], signal.SIGKILL)
+            errors = launcher.communicate(timeout=300)[1]
+        finally:
+            launcher.kill()
+    assert launcher.returncode
+    (line,) = told(errors)
+    assert "another process of this run has died" in line and "--resume" in line
+    load_state(out / CHECKPOINT)
+
+
+def test_what_all_processes_find_wrong_is_said_once(tmp_path):
+    images = write_images(tmp_path / "images.npz")
+    here = ["--dataset", images, "--out", tmp_path / "run", *TINY_FLAGS, "--batch_size", "7"]
+    done = torchrun("-m", "--", "rrvqlib.train", *here)
+    assert done.returncode
+    (line,) = told(done.stderr)
+    assert "multiple of 2 processes" in line

@@ -71,6 +71,8 @@ def watch_fsync(setattr_):
     fsync = os.fsync
 
     def counted(descriptor):
+        if disk.folder and disk.last == len(disk.touched) + 1:  # half of it has arrived
+            os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
         disk.hook("fsync", (disk.folder,))
         fsync(descriptor)
 
