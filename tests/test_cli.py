@@ -159,6 +159,22 @@ def test_sample_reconstruct_and_diagnose(finished, tmp_path, capsys):
     assert capsys.readouterr().out.startswith("step 12: ")
 
 
+def test_images_that_are_left_out_are_told(tmp_path, capsys):
+    for number in range(20):
+        split = tmp_path / "set" / ("Train", "Test")[number % 2]
+        split.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), number).save(split / f"{number}.png")
+    (tmp_path / "set" / "loose.png").touch()
+    (tmp_path / "set" / "Train" / "gone.png").symlink_to("nowhere.png")
+    here = ("--dataset", f"folder:{tmp_path / 'set'}")
+    told = "folder:set: left out 1 x link that leads nowhere, 1 x image beside the folders\n"
+    call(train, *TINY_FLAGS, *here, "--out", tmp_path / "run")
+    assert capsys.readouterr().err == told
+    for more in ((), here):
+        call(evaluate, tmp_path / "run", *more)
+        assert capsys.readouterr().err == told
+
+
 def test_a_moved_run_finds_moved_data_by_flag(run_folder, tmp_path, refused):
     images = write_images(tmp_path / "elsewhere.npz")
     (run_folder / "run.json").unlink()

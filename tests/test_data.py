@@ -825,9 +825,46 @@ def test_folder_follows_links_but_in_no_circle(tmp_path):
     assert "1 x link that leads nowhere" in splits.description
 
 
+@pytest.mark.parametrize("split", ["train", "valid", "test"])
+def test_folder_knows_its_splits_in_capitals(split, tmp_path):
+    """Else test images would be pooled with the others, and trained on."""
+    images = random_images(30)
+    for number, name in enumerate(("Train", "VALID", "Test")):
+        write_images(tmp_path / name, images[10 * number : 10 * number + 10])
+    splits = data.load(f"folder:{tmp_path}", image_size=8)
+    assert torch.equal(splits.test, channels_first(images[20:]))
+    assert "Train, VALID, Test" in splits.description
+    if not (tmp_path / split).exists():  # a disk that tells capitals from small letters
+        write_images(tmp_path / split, images)
+        with pytest.raises(UserError, match="has folders .* and .*; keep one of them"):
+            data.load(f"folder:{tmp_path}")
+
+
+@pytest.mark.parametrize("split", ["", "train"])
+def test_a_folder_that_cannot_be_read_is_refused(split, tmp_path, monkeypatch):
+    """Passed over, its images would be missing and nobody would know."""
+    for name in ("train", "test") if split else ("a",):
+        write_images(tmp_path / name, random_images(12))
+    closed = tmp_path / split / "closed"
+    write_images(closed, random_images(12))
+    look = os.scandir
+
+    def forbidden(path="."):  # as a folder of mode 0 is for anybody but root
+        if os.fspath(path) == str(closed):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return look(path)
+
+    monkeypatch.setattr(os, "scandir", forbidden)
+    with pytest.raises(UserError, match="closed cannot be read .Permission denied.; allow it"):
+        data.load(f"folder:{tmp_path}")
+
+
 def test_folder_says_what_it_left_out_and_did_not_keep(tmp_path):
     for split in ("train", "test", "extra"):
         write_images(tmp_path / split, random_images(12))
+    (tmp_path / "loose.png").touch()
+    (tmp_path / "more.png").touch()
+    (tmp_path / "new\x1b[2J").mkdir()
     (tmp_path / "train" / "labels.csv").touch()
     (tmp_path / "train" / ".DS_Store").touch()
     glass = Image.new("RGBA", (8, 8), (9, 9, 9, 0))
@@ -837,6 +874,9 @@ def test_folder_says_what_it_left_out_and_did_not_keep(tmp_path):
     for said in ("1 x .csv file", "1 x extra/", "1 x transparent pixels"):
         assert said in splits.description, splits.description
     assert "DS_Store" not in splits.description
+    for said in ("1 x .csv file", "1 x extra/", "2 x image beside the folders", r"'new\x1b[2J'/"):
+        assert said in splits.left_out, splits.left_out
+    assert not data.load("swatches").left_out
 
 
 @pytest.mark.parametrize("suffix", ["pgm", "avif", "jfif", "jp2"])

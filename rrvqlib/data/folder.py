@@ -13,9 +13,10 @@ from torch import Tensor
 from rrvqlib.data.reader import SUFFIXES, Picture, read_picture
 from rrvqlib.data.splits import DEFAULT_SIZE, SPLITS, Splits
 from rrvqlib.errors import UserError
+from rrvqlib.words import number_of
 
-# Names of a folder of validation images.
-VALID_FOLDERS = ("valid", "val", "validation")
+# Names of a split's folder, in small letters or capitals.
+FOLDERS = {"train": ("train",), "valid": ("valid", "val", "validation"), "test": ("test",)}
 
 
 def load_folder(place: Path, image_size: int | None) -> Splits:
@@ -28,14 +29,11 @@ def load_folder(place: Path, image_size: int | None) -> Splits:
 
     Raises:
         UserError: there is no such folder, it lacks images or one of the splits, or one of the
-            images cannot be read.
+            images or folders cannot be read.
     """
     side = DEFAULT_SIZE if image_size is None else image_size
-    if not place.is_dir():
-        raise UserError(f"there is no folder {place}; check the path after folder:")
-    left_out: Counter[str] = Counter()
     changed: Counter[str] = Counter()
-    files, how = _split(place, left_out)
+    files, how, left_out = find_files(place)
     images = {split: _decode_all(files[split], side, split, changed) for split in SPLITS}
     description = (
         f"The images of the folder {place.name}, cut to their central square and "
@@ -43,20 +41,64 @@ def load_folder(place: Path, image_size: int | None) -> Splits:
     )
     for begins, counts in (("Left out", left_out), ("Not kept", changed)):
         if counts:
-            listed = ", ".join(f"{n} x {what}" for what, n in counts.most_common(5))
-            more = len(counts) - 5
-            description += f" {begins}: {listed}{f' and {more} other kinds' if more > 0 else ''}."
-    return Splits(**images, name=f"folder:{place.name}", description=description)
+            description += f" {begins}: {_listed(counts)}."
+    return Splits(
+        train=images["train"],
+        valid=images["valid"],
+        test=images["test"],
+        name=f"folder:{place.name}",
+        description=description,
+        left_out=_listed(left_out),
+    )
+
+
+def _listed(counts: Counter[str]) -> str:
+    """The five most frequent things, and how many kinds there are beside them."""
+    listed = ", ".join(f"{n} x {what}" for what, n in counts.most_common(5))
+    more = len(counts) - 5
+    return listed + (f" and {number_of(more, 'other kind')}" if more > 0 else "")
+
+
+def find_files(place: Path) -> tuple[dict[str, list[Path]], str, Counter[str]]:
+    """The image files of each split, half a sentence on how they were split, what was left out.
+
+    Raises:
+        UserError: as `load_folder`; no image is read.
+    """
+    if not place.is_dir():
+        raise UserError(f"there is no folder {place}; check the path after folder:")
+    left_out: Counter[str] = Counter()
+    try:
+        files, how = _split(place, left_out)
+    except OSError as error:
+        raise UserError(
+            f"{error.filename} cannot be read ({error.strerror}); allow it (chmod), or move it away"
+        ) from None
+    return files, how, left_out
+
+
+def check_folder(place: Path, image_size: int | None) -> None:
+    """Raise UserError where `load_folder` would, as far as that shows without reading images."""
+    find_files(place)
+
+
+def _split_folders(path: Path) -> dict[str, Path]:
+    """The folders that are splits, by the split; of each there is one at most."""
+    inside = [folder for folder in sorted(path.iterdir()) if folder.is_dir()]
+    found = {}
+    for split, names in FOLDERS.items():
+        folders = [folder for folder in inside if folder.name.lower() in names]
+        if len(folders) > 1:
+            both = " and ".join(folder.name for folder in folders)
+            raise UserError(f"{path} has folders {both}; keep one of them")
+        if folders:
+            found[split] = folders[0]
+    return found
 
 
 def _split(path: Path, left_out: Counter[str]) -> tuple[dict[str, list[Path]], str]:
     """The files of each split, and half a sentence on how they were split."""
-    valid = [name for name in VALID_FOLDERS if (path / name).is_dir()]
-    if len(valid) > 1:
-        raise UserError(f"{path} has folders {' and '.join(valid)}; keep one of them")
-    folders = {split: path / split for split in SPLITS if (path / split).is_dir()}
-    if valid:
-        folders["valid"] = path / valid[0]
+    folders = _split_folders(path)
     if folders:
         for split in ("train", "test"):
             if split not in folders:
@@ -68,14 +110,19 @@ def _split(path: Path, left_out: Counter[str]) -> tuple[dict[str, list[Path]], s
         files = {split: _image_files(folder, left_out) for split, folder in folders.items()}
         used = {folder.name for folder in folders.values()}
         for other in path.iterdir():
-            if other.name not in used and not other.name.startswith("."):
-                left_out[f"{other.name}{'/' if other.is_dir() else ''}"] += 1
+            if other.name in used or other.name.startswith("."):
+                continue
+            if other.is_dir():
+                left_out[f"{_shown(other.name)}/"] += 1
+            else:
+                left_out[f"{_kind(other)} beside the folders"] += 1
         how = "split by its folders " + ", ".join(f.name for f in folders.values())
     else:
         found = _image_files(path, left_out)
         if len(found) < 10:
             raise UserError(
-                f"{path} holds {len(found)} images; splitting them takes at least 10, so add some"
+                f"{path} holds {number_of(len(found), 'image')}; splitting them takes at least 10,"
+                " so add some"
             )
         # Every tenth, not the last tenth: files sort by class, and each split needs every class.
         files = {
@@ -86,11 +133,30 @@ def _split(path: Path, left_out: Counter[str]) -> tuple[dict[str, list[Path]], s
         how = "of every ten in order of name the ninth is for validation, the tenth for testing"
     if "valid" not in files:
         if len(files["train"]) < 10:
-            raise UserError(f"{path / 'train'} holds fewer than 10 images; add a folder valid")
+            raise UserError(f"{folders['train']} holds fewer than 10 images; add a folder valid")
         files["valid"] = files["train"][9::10]
         files["train"] = [file for i, file in enumerate(files["train"]) if i % 10 < 9]
-        how = "split by its folders train and test, every tenth training image for validation"
+        names = f"{folders['train'].name} and {folders['test'].name}"
+        how = f"split by its folders {names}, every tenth training image for validation"
     return files, how
+
+
+def _shown(name: str) -> str:
+    """A name without what a terminal would obey."""
+    return name if name.isprintable() else ascii(name)
+
+
+def _kind(file: Path) -> str:
+    """What a file is called that is left out."""
+    suffix = file.suffix.lower()
+    if suffix in SUFFIXES:
+        return "image"
+    return f"{_shown(suffix)} file" if suffix else "file"
+
+
+def _refuse(error: OSError) -> None:
+    """For `os.walk`, which else passes over folders that cannot be read."""
+    raise error
 
 
 def _image_files(path: Path, left_out: Counter[str]) -> list[Path]:
@@ -98,11 +164,15 @@ def _image_files(path: Path, left_out: Counter[str]) -> list[Path]:
 
     Links are followed, each folder once on its way down. Files that are no images are counted in
     `left_out` by their endings.
+
+    Raises:
+        OSError: a folder cannot be read.
+        UserError: there is no image.
     """
     files = []
     # Folders above the one at hand, to tell a link that leads back up.
     above: dict[str, frozenset] = {str(path): frozenset()}
-    for folder, folders, names in os.walk(path, followlinks=True):
+    for folder, folders, names in os.walk(path, onerror=_refuse, followlinks=True):
         status = os.stat(folder)
         here = above.pop(folder) | {(status.st_dev, status.st_ino)}
         kept = []
@@ -118,7 +188,7 @@ def _image_files(path: Path, left_out: Counter[str]) -> list[Path]:
             if name.startswith("."):
                 continue
             if file.suffix.lower() not in SUFFIXES:
-                left_out[f"{file.suffix.lower()} file" if file.suffix else "file"] += 1
+                left_out[_kind(file)] += 1
             elif not file.is_file():
                 left_out["link that leads nowhere"] += 1
             else:

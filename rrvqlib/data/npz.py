@@ -50,7 +50,9 @@ def load_npz(place: Path, image_size: int | None) -> Splits:
         else:
             images["train"], images["valid"] = _last_official_tenth(place, images["train"], index)
     return Splits(
-        **images,
+        train=images["train"],
+        valid=images["valid"],
+        test=images["test"],
         name=f"npz:{place.name}",
         description=f"The images of the file {place.name}; {how}.",
     )

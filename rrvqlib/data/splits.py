@@ -23,6 +23,7 @@ class Splits:
     test: Tensor
     name: str  # as given to `load`, files and folders without the path to them
     description: str  # one sentence: what the images are, how they were split
+    left_out: str = ""  # what lies there and is in no split, such as "2 x .csv file"
 
     @property
     def image_size(self) -> int:

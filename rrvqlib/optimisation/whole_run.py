@@ -14,7 +14,7 @@ from rrvqlib.optimisation import reports
 from rrvqlib.optimisation.processes import Processes
 from rrvqlib.optimisation.signals import Stopped, StopRequest
 from rrvqlib.optimisation.trainer import Trainer
-from rrvqlib.runs.folder import images_of
+from rrvqlib.runs.folder import images_of, tell_left_out
 from rrvqlib.settings.run import RunSettings
 
 
@@ -46,6 +46,8 @@ def train(
     processes = Processes(settings.machine)
     with processes.main_first():  # one alone downloads
         splits = images_of(settings)
+    if processes.is_main:
+        tell_left_out(splits)
     trainer = Trainer(settings, splits, out, name, resumed=resume, started=started, watch=watch)
     results_path = out / "results.json"
     if resume:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,14 @@ def open_images(args: argparse.Namespace, model: VAE) -> tuple[torch.Tensor, str
                 f"{error} (the run was trained on {dataset}; --dataset names your own copy)"
             ) from None
         check_same_images(args.dir, dataset, splits)
+    tell_left_out(splits)
     return splits[args.split], f"{splits.name}, {args.split}"
+
+
+def tell_left_out(splits: Splits) -> None:
+    """Say on standard error what of a data set is in no split: nothing is dropped in silence."""
+    if splits.left_out:
+        print(f"{ascii(splits.name)[1:-1]}: left out {splits.left_out}", file=sys.stderr)
 
 
 def images_of(settings: RunSettings) -> Splits:
