@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -515,6 +516,44 @@ def test_a_checkpoint_of_settings_that_change_no_number_is_taken(saved):
     trainer(changed(saved.settings, save_every=5), saved.out).resume()
 
 
+@pytest.mark.parametrize(("then", "now"), [("", "runs/a"), ("runs/a", ""), ("runs/a", "runs/b")])
+def test_a_checkpoint_keeps_the_run_that_it_began_with(then, now, saved):
+    settings = changed(saved.settings, start_from=then)
+    state = load_state(saved.out / CHECKPOINT)
+    state["settings"]["optimisation"]["start_from"] = then
+    save_state(saved.out / CHECKPOINT, state)
+
+    def resumed(start_from):
+        check_same_run(state["settings"], changed(settings, start_from=start_from))
+
+    said = f"{Path(now).name or 'not given'}: the checkpoint was made with"
+    with pytest.raises(UserError, match=f"--start_from {said} {Path(then).name or 'none'};"):
+        resumed(now)
+    resumed(then)
+    if then:
+        resumed("/elsewhere/a/")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "remedy"),
+    [
+        ("iw_k", 3, "rrvq evaluate --iw_k"),
+        ("iw_images", 5, "rrvq evaluate --iw_images"),
+        ("weights_dtype", "float16", "save_model"),
+        ("shard_mb", 1, "save_model"),
+    ],
+)
+def test_a_finished_run_does_not_ignore_what_it_is_asked_for(name, value, remedy, images, tmp_path):
+    settings, out = changed(TINY, dataset=images, steps=1), tmp_path / "run"
+    out.mkdir()
+    results = train(settings, out, "tiny", show_progress=False)
+    other = changed(settings, **{name: value})
+    with pytest.raises(UserError, match=f"--{name} {value}: the run is finished.*{remedy}"):
+        train(other, out, "tiny", resume=True, show_progress=False)
+    kept = changed(settings, save_every=5)
+    assert train(kept, out, "tiny", resume=True, show_progress=False) == results
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -541,7 +580,8 @@ def test_a_run_does_not_go_on_with_other_images(images, tmp_path):
     run.step()
     run.save()
     write_images(tmp_path / "images.npz", train=30)
-    with pytest.raises(UserError, match="holds other images now.*'train': 27.*'train': 36"):
+    sizes = r"now .27 training, 3 valid.*trained .36 training, 4 validation, 12 test images"
+    with pytest.raises(UserError, match=f"holds other images {sizes}"):
         trainer(settings, out).resume()
     (out / "run.json").unlink()  # then nothing is known
     trainer(settings, out).resume()

@@ -14,7 +14,8 @@ from rrvqlib.optimisation import reports
 from rrvqlib.optimisation.processes import Processes
 from rrvqlib.optimisation.signals import Stopped, StopRequest
 from rrvqlib.optimisation.trainer import Trainer
-from rrvqlib.runs.folder import images_of, tell_left_out
+from rrvqlib.runs.folder import images_of, read_run_settings, tell_left_out
+from rrvqlib.runs.records import check_finished_run
 from rrvqlib.settings.run import RunSettings
 
 
@@ -53,6 +54,8 @@ def train(
     if resume:
         trainer.resume()
         if trainer.done and results_path.exists() and read_json(results_path).get("complete", True):
+            if (out / "run.json").exists():
+                check_finished_run(read_run_settings(out), settings)
             return read_json(results_path)  # finished before
     label = "scoring " if show_progress else ""
 

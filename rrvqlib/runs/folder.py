@@ -20,6 +20,8 @@ from rrvqlib.models.saved import load_model, read_settings
 from rrvqlib.numerics import choose_device
 from rrvqlib.settings.run import RunSettings
 
+SPLIT_NAMES = {"train": "training", "valid": "validation", "test": "test"}
+
 # What the readers of `metrics.jsonl` rely on.
 METRICS = {
     "step": int,
@@ -96,12 +98,15 @@ def check_same_images(directory: Path, dataset: str, splits: Splits) -> None:
     """
     try:
         description = read_json(directory / "run.json")
-        then, pixels = description["split_sizes"], description.get("dataset_digest")
-    except (UserError, TypeError, KeyError):
+        then, pixels = dict(description["split_sizes"]), description.get("dataset_digest")
+    except (UserError, TypeError, ValueError, KeyError):
         return
     now = {split: len(splits[split]) for split in SPLITS}
     if now != then:
-        changed = f"other images now ({now}) than when the run in {directory} was trained ({then})"
+        changed = (
+            f"other images now ({sizes_in_words(now)}) than when the run in {directory} was trained"
+            f" ({sizes_in_words(then)})"
+        )
     elif pixels and pixels != splits.digest:
         changed = f"other pixels now than when the run in {directory} was trained"
     else:
@@ -109,6 +114,12 @@ def check_same_images(directory: Path, dataset: str, splits: Splits) -> None:
     raise UserError(
         f"{dataset} holds {changed}; bring those back, or name your images with --dataset"
     )
+
+
+def sizes_in_words(sizes: dict[str, int]) -> str:
+    """{"train": 45, "valid": 3, "test": 1} -> "45 training, 3 validation, 1 test images"."""
+    named = (f"{sizes.get(split, 'no')} {name}" for split, name in SPLIT_NAMES.items())
+    return ", ".join(named) + " images"
 
 
 def read_metrics(directory: Path) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import platform
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -149,13 +150,19 @@ def hardware(device: torch.device, processes: int) -> dict[str, Any]:
 # Settings that may change when a run is resumed: they do not change its weights.
 FREE = {
     "data_dir",
-    "start_from",
     "device",
     "save_every",
     "iw_k",
     "iw_images",
     "weights_dtype",
     "shard_mb",
+}
+# Those of them that say what a finished run holds -> how else to get it.
+SAID_AT_THE_END = {
+    "iw_k": "score it with rrvq evaluate --iw_k",
+    "iw_images": "score it with rrvq evaluate --iw_images",
+    "weights_dtype": "write them elsewhere with rrvqlib.models.save_model",
+    "shard_mb": "write them elsewhere with rrvqlib.models.save_model",
 }
 
 
@@ -173,10 +180,32 @@ def check_same_run(stored: Any, settings: RunSettings) -> None:
     for values in (then, now):
         kind, _, path = values["dataset"].partition(":")  # the data may lie elsewhere now
         values["dataset"] = f"{kind}:{Path(path).name}".rstrip(":")
+        if values["start_from"]:  # as may the run that it began with
+            values["start_from"] = Path(os.path.abspath(values["start_from"])).name
     for name in now | then:  # in the order of the flags
         if name not in FREE and then.get(name) != now.get(name):
-            made_with = written(then[name]) if name in then else "no such setting"
+            made_with = (written(then[name]) or "none") if name in then else "no such setting"
+            asked = written(now.get(name)) or "not given"
             raise UserError(
-                f"--{name} {written(now.get(name))}: the checkpoint was made with {made_with};"
+                f"--{name} {asked}: the checkpoint was made with {made_with};"
                 " resume with the same settings, or train anew in another --out"
+            )
+
+
+def check_finished_run(then: RunSettings, settings: RunSettings) -> None:
+    """Make sure that nothing is asked for that a finished run, resumed, would not do.
+
+    Args:
+        then: of the run as it was finished.
+        settings: that it is resumed with.
+
+    Raises:
+        UserError: they ask for another bound, or for other files of weights.
+    """
+    has, wanted = flattened(then), flattened(settings)
+    for name, remedy in SAID_AT_THE_END.items():
+        if has[name] != wanted[name]:
+            raise UserError(
+                f"--{name} {written(wanted[name])}: the run is finished already, with"
+                f" {written(has[name])}; resume with the same settings, or {remedy}"
             )
