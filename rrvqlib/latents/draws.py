@@ -7,7 +7,6 @@ from torch import Tensor
 from rrvqlib.latents.codebook import chosen_means
 from rrvqlib.numerics import check_finite, full_precision
 
-
 COLDEST = 1e-36  # divided by less, a log-probability of float32 overflows: all codes look alike
 
 
