@@ -172,7 +172,7 @@ STATED: tuple[Statement, ...] = (
         "Appendix C",
         "256 channels, embeddings of 32 numbers, 256 codes a layer",
         L32,
-        {"channels": 256, "embedding_dim": 32, "codebook_size": (256,)},
+        {"channels": 256, "embedding_dim": 32, "codebook_size": (256,), "groups": 1},
     ),
     Statement(
         "Appendix C",
@@ -234,7 +234,7 @@ STATED: tuple[Statement, ...] = (
         "Appendix F",
         "L = 5, CIFAR-10 and SVHN: 256 codes of 128 numbers a layer",
         SMALL_L5,
-        {"codebook_size": (256,), "embedding_dim": 128},
+        {"codebook_size": (256,), "embedding_dim": 128, "groups": 1},
     ),
     Statement(
         "Appendix F",
@@ -242,6 +242,7 @@ STATED: tuple[Statement, ...] = (
         ("celeba-l5-paper",),
         {
             "codebook_size": (128, 64, 32, 16, 8),
+            "groups": 1,
             "embedding_dim": 32,
             "image_size": 64,
         },

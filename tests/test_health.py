@@ -83,7 +83,8 @@ LOW = {"kl_bits_per_dim": 0}
         (BITS, HIGH, {"pyramid", "embedding_dim", "model"}),
         ({"latent": "binary"}, HIGH, {"embedding_dim"}),
         ({"model": "one-layer", "pyramid": (8,)}, HIGH, {"pyramid", "codebook_size", "model"}),
-        ({"model": "one-layer", "pyramid": (16,)}, HIGH, {"codebook_size", "model"}),
+        ({"model": "one-layer", "pyramid": (16,)}, HIGH, {"pyramid", "codebook_size", "model"}),
+        ({"model": "one-layer", "pyramid": (32,)}, HIGH, {"codebook_size", "model"}),
         (
             {"model": "one-layer", "pyramid": (8,), "objective": "vimco"},
             HIGH,
