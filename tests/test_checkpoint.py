@@ -328,7 +328,7 @@ def test_weights_of_another_model_are_refused(model_folder):
 WRONG = {
     "channels": ["4", 4.0, True, None, 0],
     "init_scale": ["big"],
-    "pyramid": [8, "4,2", [4, "2"], [4.5, 2], []],
+    "pyramid": [16, "4,2", [4, "2"], [4.5, 2], []],
     "kind": ["cnn", 3],
     "likelihood": ["normal", None, {}],
     "likelihood.kind": ["normal", 3],

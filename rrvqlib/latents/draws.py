@@ -7,8 +7,11 @@ from torch import Tensor
 from rrvqlib.latents.codebook import chosen_means
 from rrvqlib.numerics import check_finite, full_precision
 
+<<<<<<< HEAD
 COLDEST = 1e-36  # divided by less, a log-probability of float32 overflows: all codes look alike
 
+=======
+>>>>>>> parent of 7773f4d (Temperatures too small for float32 draw the likeliest code)
 
 def gumbel_noise(like: Tensor) -> Tensor:
     """Standard Gumbel noise of the shape, type and device of `like`.
@@ -24,12 +27,12 @@ def categorical(log_probabilities: Tensor, temperature: float = 1.0) -> Tensor:
 
     Args:
         log_probabilities: (..., K), in nats.
-        temperature: of the distribution; 0, or below `COLDEST`, gives the most probable code.
+        temperature: of the distribution; 0 gives the most probable code.
 
     Returns:
         int64 (...).
     """
-    if temperature < COLDEST:
+    if temperature == 0:
         return log_probabilities.argmax(-1)
     return (log_probabilities / temperature + gumbel_noise(log_probabilities)).argmax(-1)
 
