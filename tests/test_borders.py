@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-from helpers import TINY, VQVAE, lively
+from helpers import TINY
 from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rrvqlib.coding.codec import Codec
 from rrvqlib.data.pixels import check_pixels
 from rrvqlib.errors import UserError
 from rrvqlib.models import HierarchicalVAE, build, load_model, save_model
@@ -198,34 +197,3 @@ def test_settings_that_do_not_fit_the_weights_take_no_memory(folder):
     path.write_text(path.read_text().replace('"channels": 4', '"channels": 30000'))
     with pytest.raises(UserError, match="has shape"):
         load_model(folder)  # 30,000 channels are 130 GB
-
-
-@pytest.mark.parametrize("by", [0.0, 1e15, 1e30])
-@pytest.mark.parametrize(
-    "kind", [{}, {"latent": "gaussian"}, {"latent": "binary"}, {"latent": "nearest"}, VQVAE]
-)
-def test_pictures_of_numbers_that_are_not_finite_are_refused(kind, by):
-    broken = lively(changed(TINY.model, **kind))
-    with torch.no_grad():
-        for parameter in broken.parameters():
-            parameter.mul_(by)
-    for entry in (
-        lambda: broken.sample(2),
-        lambda: broken.sample(2, 0.0),
-        lambda: broken.reconstruct(IMAGES),
-    ):
-        with pytest.raises(UserError, match="not a number"):
-            entry()
-
-
-@pytest.mark.parametrize("part", ["pstrap", "qladder"])
-def test_a_layer_that_gives_no_numbers_is_not_hidden_by_its_codes(part):
-    broken = lively(TINY.model)
-    with torch.no_grad():
-        getattr(broken.layers[0], part).project.bias.fill_(torch.nan)
-    with pytest.raises(UserError, match="not a number"):
-        broken.reconstruct(IMAGES) if part == "qladder" else broken.sample(2)
-    pytest.importorskip("constriction", reason="needs pip's constriction")
-    for encode in (Codec(broken).encode, lambda images: Codec(broken).encode_codes(images, 2)):
-        with pytest.raises(UserError, match="not a number"):
-            encode([IMAGES[0]])

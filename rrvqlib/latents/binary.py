@@ -107,7 +107,7 @@ class BinaryLatent(DiscreteLatent):
 
     def sample(self, prior: Tensor, temperature: float = 1.0) -> Tensor:
         """Bits (B, D, H, W) drawn from the prior; temperature 0 gives its mode."""
-        return self.lookup(draws.from_prior(self.log_prior(prior), temperature))
+        return self.lookup(draws.categorical(self.log_prior(prior), temperature))
 
 
 def log_probabilities(logits: Tensor) -> Tensor:

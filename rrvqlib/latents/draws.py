@@ -5,13 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rrvqlib.latents.codebook import chosen_means
-from rrvqlib.numerics import check_finite, full_precision
+from rrvqlib.numerics import full_precision
 
-<<<<<<< HEAD
-COLDEST = 1e-36  # divided by less, a log-probability of float32 overflows: all codes look alike
-
-=======
->>>>>>> parent of 7773f4d (Temperatures too small for float32 draw the likeliest code)
 
 def gumbel_noise(like: Tensor) -> Tensor:
     """Standard Gumbel noise of the shape, type and device of `like`.
@@ -35,16 +30,6 @@ def categorical(log_probabilities: Tensor, temperature: float = 1.0) -> Tensor:
     if temperature == 0:
         return log_probabilities.argmax(-1)
     return (log_probabilities / temperature + gumbel_noise(log_probabilities)).argmax(-1)
-
-
-def from_prior(log_p: Tensor, temperature: float = 1.0) -> Tensor:
-    """`categorical` codes of a prior, for samples that somebody will look at.
-
-    Raises:
-        UserError: a log-probability is NaN, of which the likeliest code would be any.
-    """
-    check_finite("the prior's probabilities", log_p.exp())
-    return categorical(log_p, temperature)
 
 
 def gumbel_softmax(log_probabilities: Tensor, temperature: float | Tensor) -> Tensor:

@@ -60,4 +60,4 @@ class RelaxedLatent(CodebookLatent):
         return LatentDraw(self.lookup(codes), kl, codes, ratio, prior_entropy=entropy)
 
     def sample(self, prior: Tensor, temperature: float = 1.0) -> Tensor:
-        return self.lookup(draws.from_prior(self.log_prior(prior), temperature))
+        return self.lookup(draws.categorical(self.log_prior(prior), temperature))

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from rrvqlib.latents.base import LatentDraw, channels_last, of_codes
 from rrvqlib.latents.codebook import Codebook, CodebookLatent
-from rrvqlib.latents.draws import from_prior
+from rrvqlib.latents.draws import categorical
 from rrvqlib.latents.relaxed import RelaxedLatent
 from rrvqlib.latents.responsibilities import log_responsibilities
 from rrvqlib.models.pixelcnn import GatedPixelCNN
@@ -257,7 +257,7 @@ class GreedyPrior(CodePrior):
             self.latent.lookup(kept[0]) if kept else self.latent.sample(no_parameters, temperature)
         )
         table = self.log_prob(upper, latents[0].codebook)
-        return [from_prior(table, temperature)]
+        return [categorical(table, temperature)]
 
     def fit_codebooks(self, draws: list[LatentDraw]) -> None:
         self.latent.start_from(self.encoder(draws[0].vectors))

@@ -134,5 +134,5 @@ class GatedPixelCNN(nn.Module):
             hints = [hint[:, :, i : i + 1] for hint in self._down(codes[:, : i + 1], condition)]
             for j in range(side):
                 log_p = self._across(codes[:, i : i + 1], hints)[:, 0, j]
-                codes[:, i, j] = draws.from_prior(log_p, temperature)
+                codes[:, i, j] = draws.categorical(log_p, temperature)
         return codes
