@@ -7,7 +7,7 @@ import io
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ PARSERS: dict[Any, tuple[Callable[[str], Any], str, str]] = {
 }
 
 RANK_0_SECONDS = 15.0
+RUN_FILES = (".json", ".jsonl", ".safetensors")  # all but the pictures
 
 # What torch says, which has no kind of error for it.
 OUT_OF_MEMORY = (
@@ -149,15 +150,37 @@ def add_picture(parser: argparse.ArgumentParser, default: str) -> None:
     add_force(parser)
 
 
-def check_new(path: Path, *, force: bool) -> None:
+def check_new(path: Path, *, force: bool, inputs: Iterable[Path | None] = ()) -> None:
     """Before long work, make sure that its result would replace nothing.
+
+    Args:
+        path: of the result.
+        force: whether what exists may be replaced.
+        inputs: what the command reads, which is never replaced: files, folders of runs, and
+            folders of images.
 
     Raises:
         UserError: there is something of this name, be it a link that leads nowhere, and the user
-            has not given --force.
+            has not given --force; or it is one of the inputs.
     """
     if os.path.lexists(path) and not force:
         raise UserError(f"{path} exists; choose another --out, or add --force to replace it")
+    for source in inputs:
+        if source and is_part(path, source):
+            raise UserError(
+                f"{path} is of {source}, which this command reads; choose another --out"
+            )
+
+
+def is_part(path: Path, source: Path) -> bool:
+    """Whether a file is `source`, or one of a run's or of the images in this folder."""
+    target = Path(os.path.realpath(path))
+    if not source.is_dir():
+        return target.exists() and source.exists() and target.samefile(source)
+    folder = Path(os.path.realpath(source))
+    if (folder / "config.json").exists():  # of a run: by its name, since files may join the others
+        return target.parent == folder and target.suffix in RUN_FILES
+    return target.exists() and target.is_relative_to(folder)
 
 
 def check_range(name: str, value: int, least: int, most: int, reason: str) -> None:

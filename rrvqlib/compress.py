@@ -86,7 +86,7 @@ def encode(args: argparse.Namespace) -> None:
     from rrvqlib.models.saved import load_model
     from rrvqlib.runs.similarity import psnr
 
-    cli.check_new(args.out, force=args.force)
+    cli.check_new(args.out, force=args.force, inputs=[args.model, *args.images])
     check_writable(args.out)
     model = load_model(args.model)
     codec, side = Codec(model), model.settings.image_size
@@ -144,7 +144,7 @@ def decode(args: argparse.Namespace) -> None:
     names = output_names(container.entries)
     paths = [args.out / name for name in names]
     for path in paths:
-        cli.check_new(path, force=args.force)
+        cli.check_new(path, force=args.force, inputs=[args.model, args.file])
     prepare_directory(args.out)
     written = []
     try:

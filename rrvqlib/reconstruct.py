@@ -25,12 +25,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command; `argv` stands for the words behind its name."""
     args = make_parser().parse_args(argv)
     cli.check_range("n", args.n, 1, 10_000, "one picture holds")
-    from rrvqlib.runs.folder import open_images, open_model
+    from rrvqlib.data.loading import path_of
+    from rrvqlib.runs.folder import find_dataset, open_images, open_model
     from rrvqlib.runs.pictures import check_png, grid, reconstruction_pairs, write_png
 
-    cli.check_new(args.out, force=args.force)
+    cli.check_new(args.out, force=args.force, inputs=[args.dir])
     check_png(args.out)
     model = open_model(args)
+    read = path_of(find_dataset(args)[0])
+    cli.check_new(args.out, force=args.force, inputs=[read])
     images, what = open_images(args, model)
     pairs = reconstruction_pairs(model, images[: args.n], args.seed)
     write_png(args.out, grid(pairs, columns=8))

@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from rrvqlib.runs.folder import open_model
     from rrvqlib.runs.pictures import check_grid, check_png, grid, sample_images, write_png
 
-    cli.check_new(args.out, force=args.force)
+    cli.check_new(args.out, force=args.force, inputs=[args.dir])
     check_png(args.out)
     model, columns = open_model(args), math.ceil(math.sqrt(args.n))
     check_grid(args.n, columns, model.settings.image_size)

@@ -623,6 +623,26 @@ def test_pictures_that_exist_are_kept_without_force(refused, finished, tmp_path)
     assert out.read_bytes() != b"precious"
 
 
+def test_force_replaces_nothing_that_the_command_reads(refused, run_folder, tmp_path):
+    folder = tmp_path / "images"
+    for split in ("train", "test"):
+        (folder / split).mkdir(parents=True)
+        for n in range(10):
+            picture = np.full((8, 8, 3), 20 * n, np.uint8)
+            Image.fromarray(picture).save(folder / split / f"{n}.png")
+    mine, link = folder / "train" / "3.png", tmp_path / "link.png"
+    link.symlink_to(run_folder / "model.safetensors")
+    before, weights = mine.read_bytes(), (run_folder / "model.safetensors").read_bytes()
+    for command in (sample, reconstruct):
+        refused(command, run_folder, "--out", link, "--force", mentions=str(run_folder))
+    data = ("--dataset", f"folder:{folder}")
+    refused(reconstruct, run_folder, *data, "--out", mine, "--force", mentions=str(folder))
+    assert mine.read_bytes() == before
+    assert (run_folder / "model.safetensors").read_bytes() == weights
+    call(sample, run_folder, "--n", 2, "--out", run_folder / "samples.png", "--force")
+    call(reconstruct, run_folder, *data, "--n", 2, "--out", tmp_path / "new.png")
+
+
 @pytest.mark.parametrize("n", [10**23, 10_001])
 def test_absurd_numbers_are_refused_with_a_reason(n, refused, finished, tmp_path):
     out = ("--out", tmp_path / "x.png")

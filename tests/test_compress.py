@@ -170,6 +170,25 @@ def test_what_exists_is_replaced_with_force_alone(folder, tmp_path, capsys):
         assert run("decode", folder / "model", file, "--out", out) == 2
 
 
+def test_force_replaces_nothing_that_is_read(folder, tmp_path, capsys):
+    model = tmp_path / "model"
+    save_model(make_model(), model.mkdir() or model)
+    picture, link = tmp_path / "file.png", tmp_path / "link"
+    picture.write_bytes((folder / "one.png").read_bytes())
+    link.symlink_to(picture)
+    weights = model / "model.safetensors"
+    index = model / "model.safetensors.index.json"  # not there, but would be read
+    for out in (picture, link, weights, index, model / "config.json"):
+        assert run("encode", model, picture, "--out", out, "--force") == 2
+        assert "which this command reads" in capsys.readouterr().err
+    file = tmp_path / "out" / "file.png"
+    assert run("encode", model, picture, "--out", file, file.parent.mkdir() or "--force") == 0
+    coded = file.read_bytes()
+    assert run("decode", model, file, "--out", file.parent, "--force") == 2
+    assert "which this command reads" in capsys.readouterr().err and file.read_bytes() == coded
+    assert run("encode", model, picture, "--out", model / "file", "--force") == 0
+
+
 def png_of_16_bits(path):
     """Colour, as other programs write it; Pillow cannot."""
 

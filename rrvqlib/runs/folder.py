@@ -45,14 +45,30 @@ def open_model(args: argparse.Namespace) -> VAE:
     return load_model(args.dir).to(device)
 
 
+def find_dataset(args: argparse.Namespace) -> tuple[str, str, RunSettings | None]:
+    """The data set that was asked for, where it is kept, and if it is the run's own, its settings.
+
+    Raises:
+        UserError: neither does the user name one, nor a readable `run.json`.
+    """
+    if args.dataset:
+        return args.dataset, args.data_dir or "data", None
+    if not (args.dir / "run.json").exists():
+        raise UserError(
+            f"{args.dir / 'run.json'} is missing, which says what images; name them with --dataset"
+            " NAME, such as cifar10"
+        )
+    settings = read_run_settings(args.dir)
+    return settings.data.dataset, args.data_dir or settings.data.data_dir, settings
+
+
 def open_images(args: argparse.Namespace, model: VAE) -> tuple[torch.Tensor, str]:
     """uint8 images of the split that was asked for, and what they are."""
     size = model.settings.image_size
-    if args.dataset:
-        splits = load(args.dataset, args.data_dir or "data", size)
+    dataset, data_dir, settings = find_dataset(args)
+    if settings is None:
+        splits = load(dataset, data_dir, size)
     else:
-        settings = read_run_settings(args.dir)
-        dataset, data_dir = settings.data.dataset, args.data_dir or settings.data.data_dir
         try:
             splits = images_of(replace(settings, data=replace(settings.data, data_dir=data_dir)))
         except UserError as error:
