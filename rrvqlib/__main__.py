@@ -27,9 +27,9 @@ def main() -> None:
     """Call the command that the first word names."""
     verb, *rest = sys.argv[1:] or ["--help"]
     if verb in ("-h", "--help"):
-        print(usage())
+        cli.run(lambda _: print(usage()))
     elif verb == "--version":
-        print(f"rrvqlib {__version__}")
+        cli.run(lambda _: print(f"rrvqlib {__version__}"))
     elif verb in VERBS:
         cli.run(import_module(f"rrvqlib.{verb}").main, rest)
     else:

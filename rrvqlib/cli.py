@@ -15,7 +15,7 @@ from typing import Any
 from rrvqlib.data.registry import DATASETS
 from rrvqlib.errors import UserError
 from rrvqlib.files import way_out
-from rrvqlib.settings.fields import SettingError, Settings, Sides, in_words
+from rrvqlib.settings.fields import SettingError, Settings, Sides, in_words, shortened
 from rrvqlib.settings.flat import Place, places, written
 from rrvqlib.settings.model import parse_sides
 
@@ -241,7 +241,7 @@ def remedy(error: Exception) -> str:
         error: UserError, OSError, MemoryError or RuntimeError.
     """
     if isinstance(error, SettingError):
-        return f"--{error.name} {written(error.value)}: {error.rule}"
+        return f"--{error.name} {shortened(written(error.value))}: {error.rule}"
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, OSError):

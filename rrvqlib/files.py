@@ -116,8 +116,10 @@ def prepare_directory(directory: Path) -> None:
         with tempfile.TemporaryFile(dir=directory):
             pass
     except OSError as error:
+        is_other = os.path.lexists(directory) and not directory.is_dir()
+        reason = "it is no folder" if is_other else error.strerror
         remedy = way_out(error, "choose another --out")
-        raise UserError(f"cannot write to {directory} ({error.strerror}); {remedy}") from None
+        raise UserError(f"cannot write to {directory} ({reason}); {remedy}") from None
 
 
 @contextmanager

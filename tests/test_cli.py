@@ -643,6 +643,40 @@ def test_force_replaces_nothing_that_the_command_reads(refused, run_folder, tmp_
     call(reconstruct, run_folder, *data, "--n", 2, "--out", tmp_path / "new.png")
 
 
+def test_a_run_that_still_trains_has_no_model_yet(refused, run_folder):
+    for name in ("config.json", "results.json"):
+        (run_folder / name).unlink()
+    for command in (evaluate, sample, reconstruct):
+        refused(command, run_folder, mentions=("config.json", "not come to its end", "--resume"))
+
+
+def test_messages_name_what_the_command_has(refused, run_folder, finished, tmp_path):
+    refused(sample, run_folder, "--temperature", "inf", mentions="0 or more, and finite")
+    larger = write_images(tmp_path / "larger.npz", side=16)
+    said = refused(evaluate, run_folder, "--dataset", larger, mentions=("16x16", "8x8"))
+    assert "pass image_size" not in said
+    (tmp_path / "file").write_text("precious")
+    refused(train, "--out", tmp_path / "file", mentions=("is no folder", "choose another"))
+    config = json.loads((run_folder / "config.json").read_text())
+    config["pyramid"] = [4] * 100_000 + [3]
+    (run_folder / "config.json").write_text(json.dumps(config))
+    assert len(refused(sample, run_folder, mentions="pyramid")) < 500
+    (run_folder / "run.json").unlink()
+    refused(evaluate, finished[0] / "none", mentions="is missing")
+
+
+@pytest.mark.parametrize("flag", ["--help", "--version"])
+@pytest.mark.parametrize(("to", "code"), [("| true", 141), ("> /dev/full", 2)])
+def test_the_help_of_all_commands_goes_nowhere_without_a_traceback(flag, to, code):
+    command = f'"$0" -m rrvqlib {flag} {to}; exit ${{PIPESTATUS[0]}}'
+    done = subprocess.run(["bash", "-c", command, sys.executable], capture_output=True, text=True)
+    assert done.returncode in (
+        code,
+        0 if code == 141 else code,
+    )  # it may be read before `true` ends
+    assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
+
+
 @pytest.mark.parametrize("n", [10**23, 10_001])
 def test_absurd_numbers_are_refused_with_a_reason(n, refused, finished, tmp_path):
     out = ("--out", tmp_path / "x.png")

@@ -8,7 +8,7 @@ from helpers import TINY, names, trainer, write_images
 from safetensors.torch import load_file, save_file
 
 from rrvqlib.errors import UserError
-from rrvqlib.models import HierarchicalVAE, build, load_model, save_model
+from rrvqlib.models import HierarchicalVAE, build, load_model, save_model, weights
 from rrvqlib.models.saved import load_weights
 from rrvqlib.models.weights import INDEX, BadWeights, read_weights, weight_files, write_weights
 from rrvqlib.optimisation import reports
@@ -123,3 +123,32 @@ def test_weights_that_float16_cannot_hold_are_refused(tmp_path):
 def test_files_without_a_digest_are_read(tmp_path):
     save_file({"a": torch.ones(3)}, tmp_path / "model.safetensors")
     assert torch.equal(read_weights(tmp_path)["a"], torch.ones(3))
+
+
+def test_an_index_of_nothing_is_refused(model, tmp_path):
+    save_model(model, tmp_path)
+    (tmp_path / INDEX).write_text('{"weight_map": {}}')
+    with pytest.raises(UserError, match="names no shards"):
+        load_model(tmp_path)
+
+
+def test_what_the_reader_of_weights_hides_is_told(model, tmp_path, monkeypatch):
+    """It says of a file without permission that there is none, and loses a KeyboardInterrupt."""
+    save_model(model, tmp_path)
+
+    def fail(error):
+        def safe_open(*_):
+            raise error
+
+        monkeypatch.setattr(weights, "safe_open", safe_open)
+
+    fail(FileNotFoundError("No such file or directory"))
+    monkeypatch.setattr(weights.os, "access", lambda *_: False)
+    with pytest.raises(UserError, match="no permission"):
+        load_model(tmp_path)
+    fail(ValueError("could not determine the shape of object type 'torch.storage.UntypedStorage'"))
+    with pytest.raises(KeyboardInterrupt):
+        load_model(tmp_path)
+    fail(ValueError("another"))
+    with pytest.raises(ValueError, match="another"):
+        load_model(tmp_path)

@@ -105,14 +105,15 @@ def _channels_first(path: Path, name: str, array: np.ndarray) -> Tensor:
         raise UserError(
             f"{name} of {path} has dtype {array.dtype}; save pixels 0 to 255 as numpy.uint8"
         )
+    shape = array.shape  # as the file has it
     if array.ndim == 4 and array.shape[3] == 3:
         array = array.transpose(0, 3, 1, 2)
     if array.ndim != 4 or array.shape[1] != 3 or array.shape[2] != array.shape[3]:
         raise UserError(
-            f"{name} of {path} has shape {array.shape}; save square colour images as (N, H, W, 3)"
+            f"{name} of {path} has shape {shape}; save square colour images as (N, H, W, 3)"
         )
     if 0 in array.shape:
-        raise UserError(f"{name} of {path} is empty, shape {array.shape}; leave no array empty")
+        raise UserError(f"{name} of {path} is empty, shape {shape}; leave no array empty")
     return torch.from_numpy(np.ascontiguousarray(array))
 
 

@@ -66,7 +66,7 @@ def check_image_size(name: str, actual: int, wanted: int | None) -> None:
     if wanted is not None and wanted != actual:
         raise UserError(
             f"the images of {name} are {actual}x{actual}, not {wanted}x{wanted}, and are not "
-            f"resized; pass image_size {actual}, or none at all"
+            f"resized; take images of that size, or image_size {actual}"
         )
 
 

@@ -89,6 +89,12 @@ def load_model(directory: str | Path, *, strict: bool = True) -> VAE:
     """
     directory = Path(directory)
     path = directory / CONFIG
+    there = {name for name in (CONFIG, "run.json", "results.json") if (directory / name).exists()}
+    if there == {"run.json"}:
+        raise UserError(
+            f"{path} is missing: the run has not come to its end yet; wait for it, or go on with"
+            " rrvqlib.train --resume"
+        )
     settings = read_settings(ModelSettings, read_json(path), path)
     try:
         weights = read_weights(directory)

@@ -104,6 +104,8 @@ def located(directory: Path) -> tuple[list[Path], str | None]:
     try:
         content = json.loads(index.read_text(encoding="utf-8"))
         names = sorted(set(content["weight_map"].values()))
+        if not names:
+            raise ValueError("it names no shards")
         if not all(name == Path(name).name for name in names):
             raise ValueError("a shard lies elsewhere")
         expected = content.get("metadata", {}).get("sha256")
@@ -130,7 +132,13 @@ def read_weights(directory: str | Path) -> dict[str, Tensor]:
                 state |= {n: file.get_tensor(n).clone() for n in file.keys()}  # noqa: SIM118
                 expected = expected or (file.metadata() or {}).get("sha256")
         except (SafetensorError, OSError) as error:
+            if not os.access(path, os.R_OK):  # of which safetensors says that there is no file
+                raise BadWeights(f"{path} cannot be read, there is no permission") from None
             raise BadWeights(f"{path} is damaged ({error})") from None
+        except ValueError as error:  # torch's, in whose C code a KeyboardInterrupt gets lost
+            if "shape of object type 'torch.storage.UntypedStorage'" in str(error):
+                raise KeyboardInterrupt from None
+            raise
     if expected and expected != digest(state):  # files of earlier versions have none
         raise BadWeights(f"the weights in {directory} are damaged, or shards of different runs")
     return state

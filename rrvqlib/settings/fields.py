@@ -28,8 +28,13 @@ class SettingError(UserError):
     """
 
     def __init__(self, name: str, value: object, rule: str):
-        super().__init__(f"{name}={value!r}: {rule}")
+        super().__init__(f"{name}={shortened(repr(value))}: {rule}")
         self.name, self.value, self.rule = name, value, rule
+
+
+def shortened(text: str, most: int = 60) -> str:
+    """The text, or its beginning with dots: a message is to be read."""
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def setting(
