@@ -382,7 +382,7 @@ GOOD = {"train_images": random_images(20), "test_images": random_images(4)}
         ({"test_images": None}, None, "holds no array test_images"),
         ({"train_images": None}, None, "holds no array train_images"),
         ({"train_images": GOOD["train_images"] / 255}, None, "numpy.uint8"),
-        ({"train_images": GOOD["train_images"][:, :6]}, None, "square"),
+        ({"train_images": GOOD["train_images"][:, :6]}, None, "shape (20, 6, 8, 3); save square"),
         ({"train_images": GOOD["train_images"][..., 0]}, None, "(N, H, W, 3)"),
         ({"train_images": GOOD["train_images"][..., :1]}, None, "(N, H, W, 3)"),
         ({"train_images": GOOD["train_images"][:0]}, None, "empty"),

@@ -1,6 +1,8 @@
 """Weights in one file or in shards: what is written is read, and a mixture is refused."""
 
+import json
 import shutil
+import time
 
 import pytest
 import torch
@@ -152,3 +154,14 @@ def test_what_the_reader_of_weights_hides_is_told(model, tmp_path, monkeypatch):
     fail(ValueError("another"))
     with pytest.raises(ValueError, match="another"):
         load_model(tmp_path)
+
+
+def test_settings_that_ask_for_far_more_are_refused_before_all_of_it_is_made(model, tmp_path):
+    save_model(model, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"blocks": 1000}))
+    began = time.monotonic()
+    with pytest.raises(UserError, match="larger model"):
+        load_model(tmp_path)
+    assert time.monotonic() - began < 10  # all of it takes longer
+    assert build(SETTINGS).load_state_dict(model.state_dict())  # no limit is left behind

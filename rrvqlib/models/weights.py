@@ -6,13 +6,15 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
 from huggingface_hub import save_torch_state_dict
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
 from rrvqlib.files import UNFINISHED
@@ -153,6 +155,28 @@ class WithoutNumbers(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+@contextmanager
+def at_most(count: int) -> Iterator[None]:
+    """Inside, no modules are made with more parameters: settings may ask for hours of them.
+
+    Raises:
+        BadWeights: there are more.
+    """
+    made = 0
+
+    def note(_module: nn.Module, _name: str, _parameter: nn.Parameter) -> None:
+        nonlocal made
+        made += 1
+        if made > count:
+            raise BadWeights("the settings ask for a larger model")
+
+    hook = register_module_parameter_registration_hook(note)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
 def check_weights(
     weights: dict[str, Tensor], make: Callable[[], nn.Module], *, strict: bool = True
 ) -> None:
@@ -166,7 +190,9 @@ def check_weights(
     Raises:
         BadWeights: they are not; it names the first few that do not fit.
     """
-    with torch.device("meta"), WithoutNumbers():
+    # A normed weight is registered twice; what little is missing is named below.
+    limit = at_most(3 * len(weights) + 1000) if strict else nullcontext()
+    with torch.device("meta"), WithoutNumbers(), limit:
         expected = make().state_dict()
     wrong = [f"{n} is missing" for n in expected if n not in weights] if strict else []
     wrong += [f"{n} is not of this model" for n in weights if n not in expected] if strict else []
