@@ -191,7 +191,7 @@ def check_weights(
         BadWeights: they are not; it names the first few that do not fit.
     """
     # A normed weight is registered twice; what little is missing is named below.
-    limit = at_most(3 * len(weights) + 1000) if strict else nullcontext()
+    limit = at_most(3 * len(weights) + 100) if strict else nullcontext()
     with torch.device("meta"), WithoutNumbers(), limit:
         expected = make().state_dict()
     wrong = [f"{n} is missing" for n in expected if n not in weights] if strict else []
