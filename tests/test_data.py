@@ -164,6 +164,8 @@ def test_every_named_data_set_is_known(tmp_path, no_network):
 def test_impossible_requests_are_told_the_remedy(dataset, image_size, remedy, tmp_path):
     with pytest.raises(UserError, match=re.escape(remedy)):
         data.load(dataset, tmp_path, image_size)
+    with pytest.raises(UserError, match=re.escape(remedy)):
+        data.check(dataset, tmp_path, image_size)
     assert list(tmp_path.iterdir()) == []
 
 

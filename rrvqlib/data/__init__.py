@@ -5,7 +5,7 @@ from rrvqlib.lazy import offer
 __getattr__, __dir__ = offer(
     __name__,
     registry="DATASETS DataSet",
-    loading="load path_of",
+    loading="check load path_of",
     splits="SPLITS Splits",
     swatches="SWATCHES",
     photos="PHOTOS",

@@ -7,11 +7,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from rrvqlib.data.pixels import MAX_PIXELS
-from rrvqlib.data.registry import DATASETS
+from rrvqlib.data.registry import DATASETS, DataSet
 from rrvqlib.data.splits import Splits
 from rrvqlib.errors import UserError
 
@@ -29,6 +31,23 @@ def load(dataset: str, data_dir: str | Path = "data", image_size: int | None = N
         UserError: no such data set, no such size, or its files are missing, damaged or of the
             wrong kind; the message says what to do.
     """
+    entry, place = _found(dataset, data_dir, image_size)
+    return _function(entry.loader)(place, image_size)
+
+
+def check(dataset: str, data_dir: str | Path = "data", image_size: int | None = None) -> None:
+    """What of `load` takes no time: nothing is downloaded, and no pixel is read.
+
+    Raises:
+        UserError: `load` would raise it, too.
+    """
+    entry, place = _found(dataset, data_dir, image_size)
+    if entry.checker:
+        _function(entry.checker)(place, image_size)
+
+
+def _found(dataset: str, data_dir: str | Path, image_size: int | None) -> tuple[DataSet, Path]:
+    """The line of the table, and where the images are."""
     if image_size is not None and image_size < 1:
         raise UserError(f"image_size is {image_size}; it must be at least 1")
     if image_size is not None and image_size**2 > MAX_PIXELS:
@@ -41,8 +60,13 @@ def load(dataset: str, data_dir: str | Path = "data", image_size: int | None = N
         if name.endswith(":PATH"):
             raise UserError(f"{dataset!r} names no path; write {name}")
         place = Path(data_dir)
-    module, _, function = DATASETS[name].loader.partition(":")
-    return getattr(import_module(module), function)(place, image_size)
+    return DATASETS[name], place
+
+
+def _function(path: str) -> Callable[[Path, int | None], Any]:
+    """What "module:function" names; this is when the module is imported."""
+    module, _, function = path.partition(":")
+    return getattr(import_module(module), function)
 
 
 def path_of(dataset: str) -> Path | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -34,12 +35,8 @@ def load_npz(place: Path, image_size: int | None) -> Splits:
         name.removesuffix("_images"): _channels_first(place, name, array)
         for name, array in arrays.items()
     }
-    sizes = {split: tensor.shape[-1] for split, tensor in images.items()}
-    if len(set(sizes.values())) > 1:
-        listed = ", ".join(f"{split} {size}x{size}" for split, size in sizes.items())
-        raise UserError(f"the splits of {place} differ in image size ({listed}); save one size")
-    check_image_size(str(place), sizes["train"], image_size)
-
+    sides = {split: tensor.shape[-1] for split, tensor in images.items()}
+    _check_sides(place, sides, image_size)
     how = "with the validation images of the file"
     if "valid" not in images:
         how = "validation images are the last tenth of its training images, in official order"
@@ -58,8 +55,53 @@ def load_npz(place: Path, image_size: int | None) -> Splits:
     )
 
 
-def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a file that the data set is made of, by name; the needed ones are there."""
+def check_npz(place: Path, image_size: int | None) -> None:
+    """Raise UserError where `load_npz` would, as far as the headers of the arrays show it."""
+    arrays = _read_arrays(place, _read_header)
+    arrays.pop("train_index", None)
+    sides = {}
+    for name, array in arrays.items():
+        _check_array(place, name, array)
+        sides[name.removesuffix("_images")] = array.shape[2]  # wherever the channels are
+    _check_sides(place, sides, image_size)
+
+
+def _check_sides(place: Path, sides: dict[str, int], image_size: int | None) -> None:
+    """Make sure that the images of all splits are of the one size that was asked for."""
+    if len(set(sides.values())) > 1:
+        listed = ", ".join(f"{split} {side}x{side}" for split, side in sides.items())
+        raise UserError(f"the splits of {place} differ in image size ({listed}); save one size")
+    check_image_size(str(place), sides["train"], image_size)
+
+
+def _read_whole(file: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
+    """An array of a file."""
+    return file[name]
+
+
+def _read_header(file: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
+    """The same array in shape and type, of zeros that take no memory."""
+    assert file.zip is not None
+    with file.zip.open(name if name in file.zip.namelist() else f"{name}.npy") as member:
+        version = np.lib.format.read_magic(member)
+        read = np.lib.format.read_array_header_1_0
+        if version != (1, 0):
+            read = np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(member)
+    if dtype.hasobject:
+        raise ValueError("pickled objects")
+    return np.broadcast_to(np.zeros((), dtype), shape)
+
+
+def _read_arrays(
+    path: Path, read: Callable[[np.lib.npyio.NpzFile, str], np.ndarray] = _read_whole
+) -> dict[str, np.ndarray]:
+    """The arrays of a file that the data set is made of, by name; the needed ones are there.
+
+    Args:
+        path: of the file.
+        read: an array of it.
+    """
     if not path.exists():
         raise UserError(f"there is no file {path}; check the path after npz:")
     arrays: dict[str, np.ndarray] = {}
@@ -71,7 +113,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
             names = set(file.files)
             for name in ("train_images", "valid_images", "test_images", "train_index"):
                 if name in names:
-                    arrays[name] = file[name]
+                    arrays[name] = read(file, name)
                     if not isinstance(arrays[name], np.ndarray):
                         raise ValueError(f"{name} is no array")
     # What np.load raises on a damaged file depends on where the damage lies.
@@ -99,21 +141,29 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _channels_first(path: Path, name: str, array: np.ndarray) -> Tensor:
-    """uint8 (N, H, W, 3) or (N, 3, H, W) -> Tensor (N, 3, H, W)."""
+def _check_array(path: Path, name: str, array: np.ndarray) -> bool:
+    """Make sure that an array holds images; returns whether the channels come last."""
     if array.dtype != np.uint8:
         raise UserError(
             f"{name} of {path} has dtype {array.dtype}; save pixels 0 to 255 as numpy.uint8"
         )
-    shape = array.shape  # as the file has it
-    if array.ndim == 4 and array.shape[3] == 3:
-        array = array.transpose(0, 3, 1, 2)
-    if array.ndim != 4 or array.shape[1] != 3 or array.shape[2] != array.shape[3]:
+    shape = array.shape
+    last = len(shape) == 4 and shape[3] == 3
+    if last:
+        shape = (shape[0], shape[3], shape[1], shape[2])
+    if len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3]:
         raise UserError(
-            f"{name} of {path} has shape {shape}; save square colour images as (N, H, W, 3)"
+            f"{name} of {path} has shape {array.shape}; save square colour images as (N, H, W, 3)"
         )
-    if 0 in array.shape:
-        raise UserError(f"{name} of {path} is empty, shape {shape}; leave no array empty")
+    if 0 in shape:
+        raise UserError(f"{name} of {path} is empty, shape {array.shape}; leave no array empty")
+    return last
+
+
+def _channels_first(path: Path, name: str, array: np.ndarray) -> Tensor:
+    """uint8 (N, H, W, 3) or (N, 3, H, W) -> Tensor (N, 3, H, W)."""
+    if _check_array(path, name, array):
+        array = array.transpose(0, 3, 1, 2)
     return torch.from_numpy(np.ascontiguousarray(array))
 
 

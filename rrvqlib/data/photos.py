@@ -38,8 +38,8 @@ PHOTO_SHRINKS = (1, 2, 4)
 PHOTO_STEPS = {"train": 16, "valid": 20, "test": 40}
 
 
-def _read_photo(package: str, file: str) -> np.ndarray:
-    """A photograph that ships inside an installed package, uint8 (H, W, 3).
+def _find_photo(package: str, file: str) -> Path:
+    """A photograph that ships inside an installed package.
 
     The package is not imported: that would take longer than all the rest, and scikit-image would
     download the pictures that its wheel lacks.
@@ -54,7 +54,7 @@ def _read_photo(package: str, file: str) -> np.ndarray:
             f"photos need {path.name}, which this {name} lacks; "
             f"run: pip install --upgrade --force-reinstall {name}"
         )
-    return read_picture(path).pixels
+    return path
 
 
 def _shrink(photo: np.ndarray, factor: int) -> np.ndarray:
@@ -80,6 +80,20 @@ def _patches(photo: np.ndarray, image_size: int, step: int) -> np.ndarray:
     return np.concatenate(cut)
 
 
+def check_photos(place: Path, image_size: int | None) -> None:
+    """Raise UserError where `load_photos` would; no photograph is read."""
+    side = DEFAULT_SIZE if image_size is None else image_size
+    smallest, largest = PHOTO_SIZES
+    if not smallest <= side <= largest:
+        raise UserError(
+            f"photos come in sizes from {smallest} to {largest}, not {side}; "
+            "pass image_size 32 or 64"
+        )
+    for photos in PHOTOS.values():
+        for photo in photos:
+            _find_photo(*photo)
+
+
 def load_photos(place: Path, image_size: int | None) -> Splits:
     """Patches at three scales, in random order; no patch is in two splits.
 
@@ -90,17 +104,15 @@ def load_photos(place: Path, image_size: int | None) -> Splits:
     Raises:
         UserError: no such size, or scikit-image, matplotlib or a photograph is missing.
     """
+    check_photos(place, image_size)
     side = DEFAULT_SIZE if image_size is None else image_size
-    smallest, largest = PHOTO_SIZES
-    if not smallest <= side <= largest:
-        raise UserError(
-            f"photos come in sizes from {smallest} to {largest}, not {side}; "
-            "pass image_size 32 or 64"
-        )
     splits, seen = {}, set()
     for split in reversed(SPLITS):  # a patch in two splits (plain black, say) leaves the training
         patches = np.concatenate(
-            [_patches(_read_photo(*p), side, PHOTO_STEPS[split]) for p in PHOTOS[split]]
+            [
+                _patches(read_picture(_find_photo(*photo)).pixels, side, PHOTO_STEPS[split])
+                for photo in PHOTOS[split]
+            ]
         )
         if split == "train":
             patches = np.concatenate([patches, patches[..., ::-1]])  # and mirrored

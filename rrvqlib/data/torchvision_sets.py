@@ -26,6 +26,11 @@ CIFAR10_TRAIN = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
 CIFAR10_TEST = "test_batch.bin"
 
 
+def check_32x32(place: Path, image_size: int | None) -> None:
+    """Raise UserError where CIFAR-10 and SVHN do not come in a size."""
+    check_image_size("cifar10 and svhn", 32, image_size)
+
+
 def load_cifar10(place: Path, image_size: int | None) -> Splits:
     """CIFAR-10, 45,000, 5,000 and 10,000 images of 32x32.
 
@@ -110,6 +115,11 @@ CELEBA_SIZE = 64
 CELEBA_CACHE = "celeba-64x64.npz"
 
 
+def check_celeba(place: Path, image_size: int | None) -> None:
+    """Raise UserError where CelebA does not come in a size."""
+    check_image_size("celeba", CELEBA_SIZE, image_size)
+
+
 def load_celeba(place: Path, image_size: int | None) -> Splits:
     """CelebA faces, 162,770, 19,867 and 19,962 images of 64x64.
 
@@ -120,7 +130,7 @@ def load_celeba(place: Path, image_size: int | None) -> Splits:
     Raises:
         UserError: another size, no download, a damaged file, or no room on the disk.
     """
-    check_image_size("celeba", CELEBA_SIZE, image_size)
+    check_celeba(place, image_size)
     cache = place / CELEBA_CACHE
     if not cache.exists():
         _write_celeba_cache(cache)

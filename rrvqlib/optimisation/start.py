@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rrvqlib.data.loading import check
 from rrvqlib.errors import UserError
 from rrvqlib.models.base import VAE
 from rrvqlib.models.from_settings import build
@@ -38,6 +39,18 @@ def first_model(settings: RunSettings, images: Tensor, *, resumed: bool) -> VAE:
         first = epoch_order(seed, 0, len(images))[:INIT_IMAGES].to(images.device)
         model.initialise(images[first].contiguous(memory_format=layout(settings.machine)))
     return model
+
+
+def check_start(settings: RunSettings) -> None:
+    """Make sure, without images, that a run can begin.
+
+    Raises:
+        UserError: its data set or the run to start from is missing, or does not fit the model.
+    """
+    data, start_from = settings.data, settings.optimisation.start_from
+    check(data.dataset, data.data_dir, settings.model.image_size)
+    if start_from:
+        load_weights(build(settings.model), start_from)
 
 
 def check_processes(settings: RunSettings, count: int) -> None:
