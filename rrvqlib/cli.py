@@ -191,6 +191,11 @@ def check_range(name: str, value: int, least: int, most: int, reason: str) -> No
         raise UserError(f"--{name} {value}: must be at most {most}, what {reason}")
 
 
+def error_in_words(error: float | None, digits: int) -> str:
+    """A standard error; one image says nothing of it."""
+    return "unknown" if error is None else f"{error:.{digits}f}"
+
+
 def printable(text: str) -> str:
     """Text without what a terminal would obey: names may hold escape sequences."""
     return "".join(

@@ -78,14 +78,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def show(results: dict) -> None:
     """Print results for people."""
+    error = cli.error_in_words(results["bits_per_dim_se"], 4)
     print(
         f"{results['data']}: {results['bits_per_dim']:.4f} bits/dim"
-        f" (standard error {results['bits_per_dim_se']:.4f}, {results['n']} images)"
+        f" (standard error {error}, {results['n']} images)"
     )
     if "iw_k" in results:
+        error = cli.error_in_words(results["iw_bits_per_dim_se"], 4)
         print(
             f"importance-weighted bound: {results['iw_bits_per_dim']:.4f} bits/dim (standard error"
-            f" {results['iw_bits_per_dim_se']:.4f}, {results['iw_k']} samples, first"
+            f" {error}, {results['iw_k']} samples, first"
             f" {results['iw_n']} images; the ELBO of these: {results['iw_elbo_bits_per_dim']:.4f})"
         )
     print("layer  KL in bits/dim" + ("  perplexity  codes in use" if results["perplexity"] else ""))

@@ -131,9 +131,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(stopped, file=sys.stderr)
         raise SystemExit(stopped.exit_code) from None
     if results:
+        error = cli.error_in_words(results["test_bits_per_dim_se"], 3)
         cli.say(
             f"{args.out}: test {results['test_bits_per_dim']:.3f} bits/dim"
-            f" (standard error {results['test_bits_per_dim_se']:.3f},"
+            f" (standard error {error},"
             f" {results['n_test']} images), training images {results['train_bits_per_dim']:.3f}"
         )
 

@@ -713,6 +713,26 @@ def test_a_score_that_is_no_number_is_an_error(refused, finished, monkeypatch):
     refused(evaluate, finished[0], "--json", mentions=("bits_per_dim", "not a number"))
 
 
+def test_the_standard_error_of_one_image_is_unknown(finished, tmp_path, capsys):
+    call(evaluate, finished[0], "--limit", 1, "--iw_k", 2)
+    assert capsys.readouterr().out.count("standard error unknown") == 2
+    call(evaluate, finished[0], "--limit", 1, "--iw_k", 2, "--json")
+    found = json.loads(capsys.readouterr().out)
+    assert found["bits_per_dim_se"] is None and found["iw_bits_per_dim_se"] is None
+    one = write_images(tmp_path / "one.npz", train=10, test=1)
+    call(train, "--dataset", one, "--out", tmp_path / "one", *TINY_FLAGS)
+    assert "standard error unknown, 1 images" in capsys.readouterr().out
+    call(diagnose, tmp_path / "one")  # 1 image for validation, too
+
+
+def test_infinite_scores_are_an_error_too(refused, finished, monkeypatch):
+    real = scoring.score
+    for wrong in ({"bits_per_dim": float("inf")}, {"kl_bits_per_dim": [0.1, float("nan")]}):
+        monkeypatch.setattr(scoring, "score", lambda *args, w=wrong: real(*args) | w)
+        refused(evaluate, finished[0], "--json", mentions=(*wrong, "not a number"))
+        monkeypatch.undo()
+
+
 def test_names_that_a_terminal_would_obey_or_cannot_show_are_spelled_out(tmp_path):
     code = (
         "from rrvqlib import cli; from rrvqlib.errors import UserError\n"

@@ -150,7 +150,8 @@ def test_a_deterministic_posterior_scores_the_same_at_any_batch_size(size):
 
 
 def test_one_image_has_no_standard_error():
-    assert score(fresh(ONE_LAYER), IMAGES[:1])["bits_per_dim_se"] == 0
+    assert score(fresh(ONE_LAYER), IMAGES[:1])["bits_per_dim_se"] is None
+    assert importance_weighted_score(fresh(ONE_LAYER), IMAGES[:1], 2)["bits_per_dim_se"] is None
 
 
 def test_the_bound_of_a_deterministic_posterior_is_its_elbo():

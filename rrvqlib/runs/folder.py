@@ -28,7 +28,7 @@ METRICS = {
     "temperature": (int, float),
     "train_loss_bits_per_dim": (int, float),
     "valid_bits_per_dim": (int, float),
-    "valid_bits_per_dim_se": (int, float),
+    "valid_bits_per_dim_se": (int, float, type(None)),
     "kl_bits_per_dim": list,
     "perplexity": (list, type(None)),
     "grad_norm": (int, float),

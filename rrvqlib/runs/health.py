@@ -169,7 +169,8 @@ def direction(settings: RunSettings, metrics: list, last: dict) -> list[str]:
     """Whether the score still falls, or has begun to rise."""
     scores = [line["valid_bits_per_dim"] for line in metrics]
     best = min(scores)
-    if scores[-1] > best + 3 * last["valid_bits_per_dim_se"]:
+    error = last["valid_bits_per_dim_se"]
+    if error is not None and scores[-1] > best + 3 * error:
         return [
             f"the validation score was better before ({best:.3f} against {scores[-1]:.3f}): the"
             " model overfits or the learning rate is too high"

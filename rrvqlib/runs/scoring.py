@@ -55,7 +55,8 @@ def score(
         label: of a progress bar; empty for none.
 
     Returns:
-        bits_per_dim and its standard error over images (bits_per_dim_se); kl_bits_per_dim,
+        bits_per_dim and its standard error over images (bits_per_dim_se; None, unknown, from one
+        image); kl_bits_per_dim,
         perplexity (of the codes' use over all images and positions) and codes_in_use, each a list
         with l = 1 first, the last two None for continuous latents; prior_entropy_bits, the mean
         entropy of p(z_l | above) for each layer in bits per latent variable, or None; n, the number
@@ -85,7 +86,7 @@ def score(
     usage = [counts.cpu() for counts in usage or ()]
     return {
         "bits_per_dim": scores.mean().item(),
-        "bits_per_dim_se": (scores.std() / math.sqrt(n)).item() if n > 1 else 0.0,
+        "bits_per_dim_se": standard_error(scores),
         "kl_bits_per_dim": kl.tolist(),
         "perplexity": [perplexity(c) for c in usage] if usage else None,
         "prior_entropy_bits": (total(entropies) / n / math.log(2)).tolist() if entropies else None,
@@ -105,8 +106,8 @@ def importance_weighted_score(
     log q(z | x) give the bound as the log of their mean weight, and the ELBO as their mean.
 
     Returns:
-        bits_per_dim and its standard error over images (bits_per_dim_se); elbo, the ELBO of these
-        images in bits per dim; n, the number of images.
+        bits_per_dim and its standard error over images (bits_per_dim_se; None, unknown, from one
+        image); elbo, the ELBO of these images in bits per dim; n, the number of images.
     """
     check_pixels(images, model.settings.image_size)
     was_training = model.training
@@ -125,10 +126,16 @@ def importance_weighted_score(
     n = len(scores)
     return {
         "bits_per_dim": scores.mean().item(),
-        "bits_per_dim_se": (scores.std() / math.sqrt(n)).item() if n > 1 else 0.0,
+        "bits_per_dim_se": standard_error(scores),
         "elbo": bits_per_dim(torch.cat(elbos).mean(), model.settings.dims).item(),
         "n": n,
     }
+
+
+def standard_error(scores: Tensor) -> float | None:
+    """Of the mean of scores (n,); None, unknown, where there is but one."""
+    n = len(scores)
+    return (scores.std() / math.sqrt(n)).item() if n > 1 else None
 
 
 def zip_codes(model: VAE, codes: tuple[Tensor | None, ...]) -> list[tuple[Tensor, int]]:
