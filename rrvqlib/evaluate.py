@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Sequence
 
 from rrvqlib import cli
-from rrvqlib.errors import UserError
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -45,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.check_range("iw_k", args.iw_k, 0, 100_000, "a bound needs: it gains nothing beyond")
     cli.check_range("iw_images", args.iw_images, 1, 10**9, "a data set holds")
     cli.check_range("batch_size", args.batch_size, 1, 1_000_000, "any memory holds")
+    from rrvqlib.numerics import no_number
     from rrvqlib.runs.folder import open_images, open_model
     from rrvqlib.runs.scoring import importance_weighted_score, score
 
@@ -64,16 +65,20 @@ def main(argv: Sequence[str] | None = None) -> None:
             "iw_k": args.iw_k,
             "iw_n": bound["n"],
         }
-    bad = [name for name, value in results.items() if isinstance(value, float) and value != value]
+    bad = [name for name, value in results.items() if not finite(value)]
     if bad:
-        raise UserError(
-            f"{', '.join(bad)}: not a number, so the model is none of these images; look at"
-            " `rrvq diagnose`, or train again with a lower --lr"
-        )
+        raise no_number(", ".join(bad))
     if args.json:
         print(json.dumps(results, indent=2, allow_nan=False))
     else:
         show(results)
+
+
+def finite(value: object) -> bool:
+    """Whether a result, or each of several, is no NaN and not infinite."""
+    if isinstance(value, list):
+        return all(finite(part) for part in value)
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def show(results: dict) -> None:

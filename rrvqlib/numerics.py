@@ -71,6 +71,24 @@ def choose_device(wanted: str) -> torch.device:
     return torch.device(wanted)
 
 
+def no_number(what: str) -> UserError:
+    """The error for what came out as NaN or infinite."""
+    return UserError(
+        f"{what}: not a number, or not a finite one, so the model is of no use here; look at"
+        " `rrvq diagnose`, or train again with a lower --lr"
+    )
+
+
+def check_finite(what: str, *values: Tensor) -> None:
+    """Refuse NaN and infinity where a model is used; it waits for the device, so never in training.
+
+    Raises:
+        UserError: there are some; the message begins with `what`.
+    """
+    if not all(value.isfinite().all() for value in values):
+        raise no_number(what)
+
+
 @contextmanager
 def true_float32() -> Iterator[None]:
     """Inside, products of float32 numbers are not rounded to TF32 on a GPU."""

@@ -2,13 +2,15 @@
 
 import pytest
 import torch
-from helpers import TINY
+from helpers import TINY, VQVAE, lively
 from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from rrvqlib.coding.codec import Codec
 from rrvqlib.data.pixels import check_pixels
 from rrvqlib.errors import UserError
 from rrvqlib.models import HierarchicalVAE, build, load_model, save_model
+from rrvqlib.runs.pictures import reconstruction_pairs, sample_images
 from rrvqlib.runs.scoring import importance_weighted_score, score
 from rrvqlib.settings import ModelSettings, changed
 
@@ -197,3 +199,31 @@ def test_settings_that_do_not_fit_the_weights_take_no_memory(folder):
     path.write_text(path.read_text().replace('"channels": 4', '"channels": 30000'))
     with pytest.raises(UserError, match="has shape"):
         load_model(folder)  # 30,000 channels are 130 GB
+
+
+@pytest.mark.parametrize(
+    "kind", [{}, {"latent": "gaussian"}, {"latent": "binary"}, {"latent": "nearest"}, VQVAE]
+)
+def test_pictures_of_numbers_that_are_not_finite_are_refused(kind):
+    broken = lively(changed(TINY.model, **kind))
+    with torch.no_grad():
+        for parameter in broken.parameters():
+            parameter.zero_()
+    for entry in (
+        lambda: sample_images(broken, 2),
+        lambda: sample_images(broken, 2, 0.0),
+        lambda: reconstruction_pairs(broken, IMAGES),
+    ):
+        with pytest.raises(UserError, match="not a number"):
+            entry()
+
+
+@pytest.mark.parametrize("part", ["pstrap", "qladder"])
+def test_no_code_is_coded_with_a_layer_that_gives_no_numbers(part):
+    broken = lively(TINY.model)
+    with torch.no_grad():
+        getattr(broken.layers[0], part).project.bias.fill_(torch.nan)
+    pytest.importorskip("constriction", reason="needs pip's constriction")
+    for encode in (Codec(broken).encode, lambda images: Codec(broken).encode_codes(images, 2)):
+        with pytest.raises(UserError, match="not a number"):
+            encode([IMAGES[0]])

@@ -418,3 +418,16 @@ def test_the_fingerprint_is_of_weights_and_settings():
     with torch.no_grad():
         next(model.parameters()).add_(1e-3)
     assert fingerprint(model) != before
+
+
+@pytest.mark.parametrize("flags", [(), ("--lossy",)])
+def test_a_model_of_no_use_is_told_in_a_line(flags, folder, tmp_path, capsys):
+    model = make_model()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    save_model(model, tmp_path)
+    assert run("encode", tmp_path, folder / "one.png", "--out", tmp_path / "file", *flags) == 2
+    errors = capsys.readouterr().err
+    assert "not a number" in errors and "Traceback" not in errors
+    assert not (tmp_path / "file").exists()

@@ -185,3 +185,9 @@ def test_temperature_may_be_a_tensor():
     torch.manual_seed(0)
     found, _ = soft_vectors(log_p, means, torch.tensor(0.5))
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("temperature", [1e-37, 1e-39, 5e-324])
+def test_the_coldest_temperatures_draw_the_likeliest_code(temperature):
+    log_p = (5 * normal(500, 7)).log_softmax(-1)
+    assert torch.equal(categorical(log_p, temperature), log_p.argmax(-1))

@@ -32,6 +32,7 @@ from rrvqlib.likelihoods.base import pixels_to_reals, reals_to_pixels
 from rrvqlib.models.base import VAE, only
 from rrvqlib.models.hierarchy import HierarchicalVAE
 from rrvqlib.nets.convolutions import Normed
+from rrvqlib.numerics import check_finite
 
 WORD = np.dtype("<u4")
 MARGIN = 4  # words of initial bits kept below the lowest that was touched: the coder's head
@@ -67,6 +68,12 @@ def _reproducible() -> Iterator[None]:
 def rows(log_probabilities: Tensor) -> Tensor:
     """Of one image, (1, H, W, G, K) nats -> probabilities (N, K) of its N symbols."""
     return log_probabilities.flatten(0, -2).exp()
+
+
+def likeliest(log_probabilities: Tensor) -> Tensor:
+    """Codes (..., G) of a table (..., G, K), which must be of numbers."""
+    check_finite("probabilities", log_probabilities.exp())
+    return log_probabilities.argmax(-1)
 
 
 class Codec:
@@ -236,9 +243,9 @@ class Codec:
         features = self._features(image)
         for (layer, latent), feature in zip(reversed(self.layers), reversed(features), strict=True):
             prior = latent.log_prior(layer.prior(state))
-            codes = prior.argmax(-1)
+            codes = likeliest(prior)
             if len(sent) < layers:
-                codes = latent.log_posterior(layer.posterior(feature, state)).argmax(-1)
+                codes = likeliest(latent.log_posterior(layer.posterior(feature, state)))
                 sent.append((codes.flatten(), rows(prior)))
             state = layer.decode(state, latent.lookup(codes))
         for codes, prior in reversed(sent):  # the top is popped first
@@ -250,13 +257,14 @@ class Codec:
         state = self.model.decoder.top(1)
         for number, (layer, latent) in enumerate(reversed(self.layers)):
             prior = latent.log_prior(layer.prior(state))
-            codes = prior.argmax(-1)
+            codes = likeliest(prior)
             if number < layers:
                 codes = stack.pop(rows(prior)).view(codes.shape)
             state = layer.decode(state, latent.lookup(codes))
         return self._seen(self.model.decoder.head(state))
 
     def _seen(self, parameters: Tensor) -> Tensor:
+        check_finite("reconstructions", parameters)
         return reals_to_pixels(self.model.likelihood.mean(parameters))
 
     def decode_codes(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rrvqlib.errors import UserError
 from rrvqlib.likelihoods.base import Channel
+from rrvqlib.numerics import check_finite
 
 FREQUENCY_BITS = 16
 NIBBLE = 16
@@ -23,7 +24,11 @@ def frequencies(p: Tensor) -> np.ndarray:
 
     Both ends of a transmission code with these, so that they agree bit for bit. The price of
     rounding is at most -log2(1 - K / 2^16) bits a symbol.
+
+    Raises:
+        UserError: a probability is NaN.
     """
+    check_finite("probabilities", p)
     total = 1 << FREQUENCY_BITS
     shares = p.double().contiguous().numpy()  # the coder reads memory, whatever the strides
     whole = 1 + (shares * (total - shares.shape[1])).astype(np.int64)

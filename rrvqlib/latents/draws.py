@@ -7,6 +7,8 @@ from torch import Tensor
 from rrvqlib.latents.codebook import chosen_means
 from rrvqlib.numerics import full_precision
 
+COLDEST = 1e-36  # divided by less, log-probabilities of float32 overflow and all codes look alike
+
 
 def gumbel_noise(like: Tensor) -> Tensor:
     """Standard Gumbel noise of the shape, type and device of `like`.
@@ -22,12 +24,12 @@ def categorical(log_probabilities: Tensor, temperature: float = 1.0) -> Tensor:
 
     Args:
         log_probabilities: (..., K), in nats.
-        temperature: of the distribution; 0 gives the most probable code.
+        temperature: of the distribution; 0, or below `COLDEST`, gives the most probable code.
 
     Returns:
         int64 (...).
     """
-    if temperature == 0:
+    if temperature < COLDEST:
         return log_probabilities.argmax(-1)
     return (log_probabilities / temperature + gumbel_noise(log_probabilities)).argmax(-1)
 

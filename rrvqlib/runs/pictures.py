@@ -13,6 +13,7 @@ from rrvqlib.errors import UserError
 from rrvqlib.files import check_writable, write_atomically
 from rrvqlib.likelihoods.base import reals_to_pixels
 from rrvqlib.models.base import VAE
+from rrvqlib.numerics import check_finite
 from rrvqlib.runs.scoring import device_of, seeded
 
 RUN_IMAGES = 64  # in each picture of a run folder
@@ -75,16 +76,26 @@ def write_png(path: Path, picture: Tensor) -> None:
 
 
 def sample_images(model: VAE, n: int, temperature: float = 1.0, seed: int = 0) -> Tensor:
-    """n samples of the model as uint8 (n, 3, S, S): the likelihood's means, no pixel noise."""
+    """n samples of the model as uint8 (n, 3, S, S): the likelihood's means, no pixel noise.
+
+    Raises:
+        UserError: as `VAE.sample`; or the model gives NaN.
+    """
     with seeded(seed):
         parts = [model.sample(min(64, n - k), temperature).cpu() for k in range(0, n, 64)]
+    check_finite("samples", *parts)
     return reals_to_pixels(torch.cat(parts))
 
 
 def reconstruction_pairs(model: VAE, images: Tensor, seed: int = 0) -> Tensor:
-    """Reconstruction, original, reconstruction, original, ...: the layout of Fig. E.7."""
+    """Reconstruction, original, reconstruction, original, ...: the layout of Fig. E.7.
+
+    Raises:
+        UserError: as `VAE.reconstruct`; or the model gives NaN.
+    """
     with seeded(seed):  # in parts, so that memory does not grow with the images
         parts = [model.reconstruct(part.to(device_of(model))).cpu() for part in images.split(64)]
+    check_finite("reconstructions", *parts)
     rebuilt = reals_to_pixels(torch.cat(parts))
     return torch.stack([rebuilt, images.cpu()], dim=1).flatten(0, 1)
 
