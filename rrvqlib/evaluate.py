@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 
 from rrvqlib import cli
+from rrvqlib.words import number_of
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -86,14 +87,15 @@ def show(results: dict) -> None:
     error = cli.error_in_words(results["bits_per_dim_se"], 4)
     print(
         f"{results['data']}: {results['bits_per_dim']:.4f} bits/dim"
-        f" (standard error {error}, {results['n']} images)"
+        f" (standard error {error}, {number_of(results['n'], 'image')})"
     )
     if "iw_k" in results:
         error = cli.error_in_words(results["iw_bits_per_dim_se"], 4)
         print(
             f"importance-weighted bound: {results['iw_bits_per_dim']:.4f} bits/dim (standard error"
-            f" {error}, {results['iw_k']} samples, first"
-            f" {results['iw_n']} images; the ELBO of these: {results['iw_elbo_bits_per_dim']:.4f})"
+            f" {error}, {number_of(results['iw_k'], 'sample')},"
+            f" first {number_of(results['iw_n'], 'image')}; the ELBO of these:"
+            f" {results['iw_elbo_bits_per_dim']:.4f})"
         )
     print("layer  KL in bits/dim" + ("  perplexity  codes in use" if results["perplexity"] else ""))
     for index, kl in enumerate(results["kl_bits_per_dim"]):

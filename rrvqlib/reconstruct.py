@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from rrvqlib import cli
+from rrvqlib.words import number_of
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     images, what = open_images(args, model)
     pairs = reconstruction_pairs(model, images[: args.n], args.seed)
     write_png(args.out, grid(pairs, columns=8))
-    cli.say(f"{args.out}: {len(pairs) // 2} pairs from {what}")
+    cli.say(f"{args.out}: {number_of(len(pairs) // 2, 'pair')} from {what}")
 
 
 if __name__ == "__main__":

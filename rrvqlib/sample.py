@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from rrvqlib import cli
 from rrvqlib.errors import UserError
+from rrvqlib.words import number_of
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_grid(args.n, columns, model.settings.image_size)
     images = sample_images(model, args.n, args.temperature, args.seed)
     write_png(args.out, grid(images, columns))
-    cli.say(f"{args.out}: {args.n} samples")
+    cli.say(f"{args.out}: {number_of(args.n, 'sample')}")
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from rrvqlib import cli
@@ -14,6 +14,7 @@ from rrvqlib.errors import UserError
 from rrvqlib.runs.named import RUNS
 from rrvqlib.settings.flat import changed
 from rrvqlib.settings.run import RunSettings
+from rrvqlib.words import number_of
 
 EPILOG = """\
 examples:
@@ -80,6 +81,52 @@ def check_nothing_is_overwritten(out: Path, *, resume: bool = False) -> None:
         )
 
 
+def check_apart(out: Path, dataset: str) -> None:
+    """Raise UserError where a run would lie among the images that it is trained on."""
+    from rrvqlib.data.loading import path_of
+
+    images = path_of(dataset)
+    if images and images.is_dir() and out.resolve().is_relative_to(images.resolve()):
+        # Its samples would be taken for images, and the splits would move by as many.
+        raise UserError(f"--out {out} lies among the images of {images}; choose another --out")
+
+
+def check_out(out: Path, dataset: str, *, resume: bool) -> None:
+    """Raise UserError where a run would be refused its folder; nothing is written."""
+    from rrvqlib.runs.checkpoint import CHECKPOINT
+
+    check_apart(out, dataset)
+    if out.exists() and not out.is_dir():
+        raise UserError(f"cannot write to {out} (it is no folder); choose another --out")
+    if not (resume and (out / CHECKPOINT).exists()):
+        check_nothing_is_overwritten(out, resume=resume)
+
+
+@contextmanager
+def writer(out: Path) -> Iterator[None]:
+    """Make the folder and write there alone; what holds nothing in the end is taken back.
+
+    Raises:
+        UserError: it cannot be written to, or another training writes there.
+    """
+    from rrvqlib.files import LOCK, only_writer, prepare_directory
+
+    new = [folder for folder in (out, *out.parents) if not os.path.lexists(folder)]
+    try:
+        prepare_directory(out)
+        with only_writer(out):
+            try:
+                yield
+            finally:  # with the lock in hand: another training's stays
+                with suppress(OSError):
+                    if [path.name for path in out.iterdir()] == [LOCK]:
+                        (out / LOCK).unlink()
+    finally:
+        with suppress(OSError):  # the first one that holds something
+            for folder in new:
+                folder.rmdir()
+
+
 def is_run(path: Path) -> bool:
     """Whether a file is the `run.json` that training writes."""
     from rrvqlib.files import read_json
@@ -99,26 +146,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = changed(RUNS[args.run].settings, **cli.read_settings(args, RunSettings))
     if args.dry_run:
         from rrvqlib.optimisation.costs import estimate, show
+        from rrvqlib.optimisation.start import check_start
 
+        if args.out is not None:
+            check_out(args.out, settings.data.dataset, resume=args.resume)
+        check_start(settings)
         show(args.run, RUNS[args.run], estimate(settings))
         return
     if args.out is None:
         raise UserError("--out DIR is missing: name a folder for the run, such as --out runs/first")
-    from rrvqlib.data.loading import path_of
-    from rrvqlib.files import only_writer, prepare_directory
+    from rrvqlib.files import prepare_directory
     from rrvqlib.optimisation.signals import Stopped
     from rrvqlib.optimisation.whole_run import train
     from rrvqlib.runs.checkpoint import CHECKPOINT
 
-    images = path_of(settings.data.dataset)
-    if images and images.is_dir() and args.out.resolve().is_relative_to(images.resolve()):
-        # Its samples would be taken for images, and the splits would move by as many.
-        raise UserError(f"--out {args.out} lies among the images of {images}; choose another --out")
-    prepare_directory(args.out)
+    check_apart(args.out, settings.data.dataset)
     # Of the processes that torchrun starts, the first one writes.
     writes = os.environ.get("RANK", "0") == "0"
     try:
-        with only_writer(args.out) if writes else nullcontext():
+        with writer(args.out) if writes else nullcontext():
+            prepare_directory(args.out)
             # A run that was killed before its first checkpoint begins again, so that the same
             # command, repeated, comes to the end whatever happens on the way.
             resume = args.resume and (args.out / CHECKPOINT).exists()
@@ -135,7 +182,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         cli.say(
             f"{args.out}: test {results['test_bits_per_dim']:.3f} bits/dim"
             f" (standard error {error},"
-            f" {results['n_test']} images), training images {results['train_bits_per_dim']:.3f}"
+            f" {number_of(results['n_test'], 'image')}), training images"
+            f" {results['train_bits_per_dim']:.3f}"
         )
 
 

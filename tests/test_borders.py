@@ -1,5 +1,6 @@
 """What a model is given is checked once, at every public entry; foreign weights likewise."""
 
+import numpy as np
 import pytest
 import torch
 from helpers import TINY, VQVAE, lively
@@ -77,16 +78,36 @@ def test_the_codec_takes_bytes_of_its_size_alone(model):
             codec.encode_codes(IMAGES, layers)
 
 
-@pytest.mark.parametrize("n", [0, -1, 2.5])
+@pytest.mark.parametrize("n", [0, -1, 2.5, True, "2", None])
 def test_numbers_of_samples_are_checked(n, model):
     with pytest.raises(UserError, match="samples"):
         model.sample(n)
 
 
-@pytest.mark.parametrize("temperature", [-1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    "temperature", [-1.0, float("nan"), float("inf"), None, "1", [1, 0.5], True, torch.ones(2)]
+)
 def test_temperatures_are_checked(temperature, model):
     with pytest.raises(UserError, match="temperature"):
         model.sample(1, temperature)
+
+
+def test_a_temperature_may_come_from_numpy_or_torch(model):
+    for one in (1, np.float32(1), torch.tensor(1.0)):
+        assert model.sample(2, one).shape == (2, 3, 8, 8)
+
+
+def test_folders_of_models_are_checked(model, tmp_path):
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UserError, match="cannot write .*; choose another path"):
+            model.save_pretrained(place)
+    for place in (None, "", 3):
+        for call in (model.save_pretrained, load_model):
+            with pytest.raises(UserError, match=f"^{place!r} is no path; name a folder"):
+                call(place)
+    model.save_pretrained(tmp_path / "new" / "deep")
+    assert load_model(tmp_path / "new" / "deep").settings == model.settings
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])

@@ -175,6 +175,16 @@ def test_images_that_are_left_out_are_told(tmp_path, capsys):
         assert capsys.readouterr().err == told
 
 
+def test_one_is_told_as_one(finished, tmp_path, capsys):
+    folder = finished[0]
+    call(sample, folder, "--n", 1, "--out", tmp_path / "s.png")
+    call(reconstruct, folder, "--n", 1, "--out", tmp_path / "r.png")
+    call(evaluate, folder, "--limit", 1, "--iw_k", 1)
+    out = capsys.readouterr().out
+    for told in ("s.png: 1 sample\n", "1 pair from", ", 1 image)", "1 sample, first 1 image;"):
+        assert told in out, out
+
+
 def test_a_moved_run_finds_moved_data_by_flag(run_folder, tmp_path, refused):
     images = write_images(tmp_path / "elsewhere.npz")
     (run_folder / "run.json").unlink()
@@ -287,6 +297,19 @@ def test_values_that_cannot_be_parsed_are_refused(name, refused):
         refused(train, f"--{name}", value, mentions=f"--{name} {value}: must be ")
 
 
+def test_limits_are_written_for_people(refused):
+    refused(
+        train, "--seed", 2**24, mentions="--seed 16777216: must be at least 0, below 16,777,216"
+    )
+    refused(
+        train, "--steps", 10**20, mentions="must be a smaller number: 9,223,372,036,854,775,807"
+    )
+    refused(
+        train, "--free_nats", "1e300", mentions="must be a smaller number: 3e+38 is the largest"
+    )
+    refused(train, "--lr", "nan", mentions="must be a finite number")
+
+
 def test_a_whole_number_is_written_as_one(refused):
     refused(train, "--steps", "1e3", mentions="a whole number")
 
@@ -320,7 +343,46 @@ def test_bad_data_are_refused(refused, tmp_path):
     wrong_size = [*TINY_FLAGS, "--dataset", images, "--image_size", "16"]
     refused(train, *wrong_size, *out, mentions=("8x8", "16"))
     refused(train, *TINY_FLAGS, "--dataset", "cifar10", *out, mentions="32")
-    assert not names(tmp_path / "out")
+    refused(train, *wrong_size, "--out", tmp_path / "out" / "deep", mentions="8x8")
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "mine").mkdir()
+    refused(train, *wrong_size, "--out", tmp_path / "mine", mentions="8x8")
+    assert not list((tmp_path / "mine").iterdir())
+
+
+def test_a_dry_run_looks_at_its_data_and_folders(refused, finished, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.npz").write_text("not numpy")
+    np.savez("objects.npz", train_images=np.array([{}], dtype=object))
+    np.savez("floats.npz", train_images=np.zeros((3, 8, 8, 3)), test_images=np.zeros((3, 8, 8, 3)))
+    np.savez("lacks.npz", train_images=np.zeros((3, 8, 8, 3), np.uint8))
+    dry = [*TINY_FLAGS, "--dry-run"]
+    for dataset, says in (
+        ("folder:nosuch", "check the path"),
+        ("folder:empty", "holds no image"),
+        ("npz:nosuch.npz", "check the path"),
+        ("npz:text.npz", "undamaged NumPy .npz file"),
+        ("npz:objects.npz", "pickled objects"),
+        ("npz:floats.npz", "numpy.uint8"),
+        ("npz:lacks.npz", "no array test_images"),
+        (finished[1].replace("images.npz", "none.npz"), "check the path"),
+        ("celeba", "64x64"),
+        ("svhn", "32x32"),
+    ):
+        refused(train, *dry, "--dataset", dataset, mentions=says)
+    refused(train, *dry, "--image_size", 128, mentions="image_size 32 or 64")
+    good = [*dry, "--dataset", finished[1]]
+    refused(train, *good, "--image_size", 16, mentions="8x8")
+    refused(train, *good, "--start_from", "nosuch", mentions=("nosuch", "missing"))
+    other = ("--start_from", finished[0], "--channels", 6)
+    refused(train, *good, *other, mentions="--channels 4")
+    refused(train, *good, "--out", finished[0], mentions="--resume")
+    refused(train, *good, "--out", "text.npz", mentions="choose another --out")
+    before = sorted(tmp_path.iterdir())
+    for more in (("--out", "new"), ("--out", finished[0], "--resume")):
+        call(train, *good, "--start_from", finished[0], *more)
+    assert before == sorted(tmp_path.iterdir())
 
 
 def test_paths_that_cannot_be_written_are_refused(refused, finished, tmp_path):

@@ -179,5 +179,5 @@ def test_by_the_clock_a_run_costs_its_time_and_says_what_that_buys(capsys):
 def test_units():
     assert scientific(1.2e18) == "1.2 EFLOP" and scientific(3e15) == "3.0 PFLOP"
     assert scientific(2e12) == "2.0 TFLOP" and scientific(5e8) == "0.5 GFLOP"
-    assert duration(0) == "1 minutes" and duration(0.5) == "30 minutes"
+    assert duration(0) == "1 minute" and duration(0.5) == "30 minutes"
     assert duration(10) == "10 hours" and duration(72) == "3 days"

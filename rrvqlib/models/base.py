@@ -7,6 +7,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,9 +17,10 @@ from torch import Tensor, nn
 
 from rrvqlib.data.pixels import check_pixels
 from rrvqlib.errors import UserError
+from rrvqlib.files import writing
 from rrvqlib.latents.base import Latent, LatentDraw
 from rrvqlib.likelihoods.base import Likelihood
-from rrvqlib.models.saved import FILES, load_model, save_model
+from rrvqlib.models.saved import FILES, as_folder, load_model, save_model
 from rrvqlib.nets.initialisation import data_dependent_init
 from rrvqlib.numerics import total, true_float32
 from rrvqlib.objectives.elbo import ElboTerms
@@ -137,10 +139,13 @@ class VAE(nn.Module, PyTorchModelHubMixin, ABC):
         Raises:
             UserError: n is no whole number from 1, or the temperature none from 0.
         """
-        if not isinstance(n, int) or n < 1:
-            raise UserError(f"{n} samples: must be a whole number, at least 1")
-        if not 0 <= temperature < math.inf:
-            raise UserError(f"temperature {temperature}: must be 0 or more, and finite")
+        if not isinstance(n, int) or isinstance(n, bool) or n < 1:
+            raise UserError(f"{n!r} samples: must be a whole number, at least 1")
+        if isinstance(temperature, Tensor) and temperature.ndim == 0:
+            temperature = temperature.item()
+        is_number = isinstance(temperature, Real) and not isinstance(temperature, bool)
+        if not is_number or not 0 <= temperature < math.inf:
+            raise UserError(f"temperature {temperature!r}: must be a number, 0 or more, and finite")
         self._check_precision()
         return self.likelihood.mean(self.decode_prior(n, temperature))
 
@@ -193,6 +198,21 @@ class VAE(nn.Module, PyTorchModelHubMixin, ABC):
         self.train(was_training)
 
     # Saving and loading, for huggingface_hub.
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> str | None:
+        """Write config.json and model.safetensors into a folder, made where there is none.
+
+        Args:
+            save_directory: the folder.
+            kwargs: see huggingface_hub.
+
+        Raises:
+            UserError: it cannot be made, or written to.
+        """
+        directory = as_folder(save_directory)
+        with writing(directory):
+            directory.mkdir(parents=True, exist_ok=True)
+        return super().save_pretrained(directory, **kwargs)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         """What `save_pretrained` turns to."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,6 +78,17 @@ def save_model(model: VAE, directory: Path, dtype: str = "float32", shard_mb: fl
     write_json(directory / CONFIG, asdict(model.settings))
 
 
+def as_folder(directory: object) -> Path:
+    """The path of a folder that a caller names.
+
+    Raises:
+        UserError: it is no path, or an empty one.
+    """
+    if not isinstance(directory, (str, os.PathLike)) or not os.fspath(directory):
+        raise UserError(f"{directory!r} is no path; name a folder, such as 'runs/first'")
+    return Path(directory)
+
+
 def load_model(directory: str | Path, *, strict: bool = True) -> VAE:
     """The model of a folder, in float32, ready to evaluate.
 
@@ -87,7 +99,7 @@ def load_model(directory: str | Path, *, strict: bool = True) -> VAE:
     Raises:
         UserError: a file is missing, damaged, or does not fit the other.
     """
-    directory = Path(directory)
+    directory = as_folder(directory)
     path = directory / CONFIG
     there = {name for name in (CONFIG, "run.json", "results.json") if (directory / name).exists()}
     if there == {"run.json"}:

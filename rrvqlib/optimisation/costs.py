@@ -23,6 +23,7 @@ from rrvqlib.runs.named import NamedRun
 from rrvqlib.settings.latents import CodebookSettings
 from rrvqlib.settings.model import ModelSettings
 from rrvqlib.settings.run import RunSettings
+from rrvqlib.words import number_of
 
 # Per parameter, in float32, when a step's gradients are there: the weight and its copy from before
 # the step, the gradient that torch makes and its place in the flat one, two states of AdaMax, and
@@ -243,12 +244,13 @@ def show(name: str, run: NamedRun, cost: Cost) -> None:
         "FLOPs": f"{cost.flops_per_image / 1e9:.2f} G per training image,"
         f" {scientific(total)} in all",
         "memory": f"about {cost.memory_bytes / 2**30:.1f} GiB",
-        "data": f"{dataset}, {cost.images:,} images in {schedule.steps:,} steps",
+        "data": f"{dataset}, {number_of(cost.images, 'image')} in"
+        f" {number_of(schedule.steps, 'step')}",
         "time here": f"about {duration(cost.hours)} on {cost.device}"
         f" ({1 / cost.seconds_per_image:.3g} images/s)",
     }
     if schedule.seconds:
-        rows["data"] = f"{dataset}, about {cost.images:,} images by the clock"
+        rows["data"] = f"{dataset}, about {number_of(cost.images, 'image')} by the clock"
         rows["time here"] = (
             f"{schedule.seconds:g} seconds on {cost.device}"
             f" ({1 / cost.seconds_per_image:.3g} images/s; set-up and scoring come off)"
@@ -268,7 +270,7 @@ def scientific(flops: float) -> str:
 def duration(hours: float) -> str:
     """0.5 -> "30 minutes"."""
     if hours < 1.5:
-        return f"{max(1, math.ceil(hours * 60))} minutes"
+        return number_of(max(1, math.ceil(hours * 60)), "minute")
     if hours < 48:
         return f"{hours:.0f} hours"
     return f"{hours / 24:.0f} days"

@@ -40,7 +40,7 @@ METRICS = {
 def open_model(args: argparse.Namespace) -> VAE:
     """The run's model on the device that was asked for."""
     if not 0 <= args.seed < 2**63:
-        raise UserError(f"--seed {args.seed}: must be 0 or more and below 2^63")
+        raise UserError(f"--seed {args.seed}: must be 0 or more and below {2**63:,}")
     device = choose_device(args.device)
     return load_model(args.dir).to(device)
 

@@ -186,7 +186,7 @@ def check_limits(f: Field[Any], value: Any) -> None:
         if type(number) not in LARGEST:
             return
         if not abs(number) <= LARGEST[type(number)]:
-            raise SettingError(name_of(f), value, "must be finite, below 2^63 or 3e38")
+            raise SettingError(name_of(f), value, too_large(number))
         low = -math.inf if limits["at_least"] is None else limits["at_least"]
         high = math.inf if limits["at_most"] is None else limits["at_most"]
         over = -math.inf if limits["above"] is None else limits["above"]
@@ -195,12 +195,25 @@ def check_limits(f: Field[Any], value: Any) -> None:
             raise SettingError(name_of(f), value, f"must be {in_words(limits)}")
 
 
+def too_large(number: float) -> str:
+    """What a number breaks that torch cannot hold."""
+    if isinstance(number, float) and not math.isfinite(number):
+        return "must be a finite number"
+    return f"must be a smaller number: {amount(LARGEST[type(number)])} is the largest"
+
+
+def amount(number: float) -> str:
+    """16777216 -> "16,777,216", 0.5 -> "0.5"."""
+    whole = isinstance(number, int) and abs(number) >= 10_000
+    return f"{number:,}" if whole else f"{number:g}"
+
+
 def in_words(limits: dict[str, float | None]) -> str:
     """A range; {"at_least": 0, ...} -> "0 or more"."""
     given = {name: value for name, value in limits.items() if value is not None}
     if given == {"at_least": 0}:
         return "0 or more"
-    return ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in given.items())
+    return ", ".join(f"{name.replace('_', ' ')} {amount(value)}" for name, value in given.items())
 
 
 def from_json(kind: type[Settings], values: Any) -> Any:
