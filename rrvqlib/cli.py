@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,22 @@ def truth(text: str) -> bool:
     if text.lower() in ("false", "no", "off", "0"):
         return False
     raise ValueError(text)
+
+
+def not_empty(flag: str, text: str) -> str:
+    """What was given for a path or a data set.
+
+    Raises:
+        UserError: nothing, which would stand for the folder at hand, or for the default.
+    """
+    if not text.strip():
+        raise UserError(f"{flag} is empty; give a path or a name (is a shell variable not set?)")
+    return text
+
+
+def path_of(flag: str) -> Callable[[str], Path]:
+    """How an argument is parsed that is a path."""
+    return lambda text: Path(not_empty(flag, text))
 
 
 PARSERS: dict[Any, tuple[Callable[[str], Any], str, str]] = {
@@ -104,6 +121,8 @@ def read_settings(args: argparse.Namespace, kind: type[Settings]) -> dict[str, A
         if name not in args:
             continue
         text = getattr(args, name)
+        if place.type is str and not place.choices:
+            not_empty(f"--{name}", text)
         parse, what, _ = PARSERS[str if place.choices else place.type]
         try:
             values[name] = parse(text)
@@ -114,7 +133,7 @@ def read_settings(args: argparse.Namespace, kind: type[Settings]) -> dict[str, A
 
 def add_run_arguments(parser: argparse.ArgumentParser, *, with_data: bool) -> None:
     """The arguments of the commands that read a run folder."""
-    parser.add_argument("dir", type=Path, metavar="DIR", help="folder of a run")
+    parser.add_argument("dir", type=path_of("DIR"), metavar="DIR", help="folder of a run")
     parser.add_argument(
         "--device",
         default="auto",
@@ -125,10 +144,13 @@ def add_run_arguments(parser: argparse.ArgumentParser, *, with_data: bool) -> No
     if with_data:
         parser.add_argument(
             "--dataset",
+            type=partial(not_empty, "--dataset"),
             help=f"{', '.join(DATASETS)} (default: what the run was trained on)",
         )
         parser.add_argument(
-            "--data_dir", help="where downloaded data sets are kept (default: as in training)"
+            "--data_dir",
+            type=partial(not_empty, "--data_dir"),
+            help="where downloaded data sets are kept (default: as in training)",
         )
         parser.add_argument(
             "--split",
@@ -146,7 +168,7 @@ def add_force(parser: argparse.ArgumentParser) -> None:
 def add_picture(parser: argparse.ArgumentParser, default: str) -> None:
     """The flags of commands that write one picture: its file, and leave to replace it."""
     text = f"picture to write (default: {default})"
-    parser.add_argument("--out", type=Path, default=Path(default), help=text)
+    parser.add_argument("--out", type=path_of("--out"), default=Path(default), help=text)
     add_force(parser)
 
 

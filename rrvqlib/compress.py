@@ -29,10 +29,16 @@ def make_parser() -> argparse.ArgumentParser:
     encode = commands.add_parser("encode", help="images -> a file")
     decode = commands.add_parser("decode", help="a file -> images")
     for command in (encode, decode):
-        command.add_argument("model", type=Path, metavar="MODEL", help="folder of a run")
+        command.add_argument(
+            "model", type=cli.path_of("MODEL"), metavar="MODEL", help="folder of a run"
+        )
         cli.add_force(command)
-    encode.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="picture files")
-    encode.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write")
+    encode.add_argument(
+        "images", type=cli.path_of("IMAGE"), nargs="+", metavar="IMAGE", help="picture files"
+    )
+    encode.add_argument(
+        "--out", type=cli.path_of("--out"), required=True, metavar="FILE", help="file to write"
+    )
     encode.add_argument(
         "--lossy",
         action="store_true",
@@ -44,10 +50,12 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="lossy: keep the N topmost layers of codes (default: all)",
     )
-    decode.add_argument("file", type=Path, metavar="FILE", help="what encode has written")
+    decode.add_argument(
+        "file", type=cli.path_of("FILE"), metavar="FILE", help="what encode has written"
+    )
     decode.add_argument(
         "--out",
-        type=Path,
+        type=cli.path_of("--out"),
         default=Path("."),
         metavar="DIR",
         help="folder for the PNG files, named as the images were (default: this one)",

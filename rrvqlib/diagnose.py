@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from rrvqlib import cli
 from rrvqlib.errors import UserError
@@ -17,7 +16,7 @@ def make_parser() -> argparse.ArgumentParser:
         description="Looks for dead codes, collapsed or full layers, a hot temperature, a growing"
         " KL and skipped steps in the records of a run, finished or not.",
     )
-    parser.add_argument("dir", type=Path, metavar="DIR", help="folder of a run")
+    parser.add_argument("dir", type=cli.path_of("DIR"), metavar="DIR", help="folder of a run")
     return parser
 
 

@@ -43,7 +43,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="named run whose settings"
         " the other flags change (default: photos; all are listed below)",
     )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the run")
+    parser.add_argument("--out", type=cli.path_of("--out"), metavar="DIR", help="folder of the run")
     parser.add_argument("--resume", action="store_true", help="go on from DIR's checkpoint")
     parser.add_argument(
         "--dry-run",
@@ -141,6 +141,7 @@ def is_run(path: Path) -> bool:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command; `argv` stands for the words behind its name."""
     args = make_parser().parse_args(argv)
+    cli.not_empty("--run", args.run)
     if args.run not in RUNS:
         raise UserError(f"--run {args.run}: no such run; choose one of {', '.join(RUNS)}")
     settings = changed(RUNS[args.run].settings, **cli.read_settings(args, RunSettings))

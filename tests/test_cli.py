@@ -310,6 +310,29 @@ def test_limits_are_written_for_people(refused):
     refused(train, "--lr", "nan", mentions="must be a finite number")
 
 
+def test_an_empty_path_is_not_the_folder_at_hand(refused, finished, tmp_path, monkeypatch):
+    """What a shell makes of a variable that is not set."""
+    monkeypatch.chdir(tmp_path)
+    for flag in ("--out", "--dataset", "--data_dir", "--start_from"):
+        refused(train, *TINY_FLAGS, "--out", "x", flag, "", mentions=f"{flag} is empty")
+    for command in (evaluate, reconstruct):
+        for flag in ("--dataset", "--data_dir"):
+            refused(command, finished[0], flag, "", mentions=f"{flag} is empty")
+    for command in (sample, reconstruct):
+        refused(command, finished[0], "--out", "", mentions="--out is empty")
+    for command in (evaluate, sample, reconstruct, diagnose):
+        refused(command, "", mentions="DIR is empty")
+    for line in (
+        ("encode", "", "a.png", "--out", "x"),
+        ("encode", "run", "", "--out", "x"),
+        ("encode", "run", "a.png", "--out", ""),
+        ("decode", "run", ""),
+        ("decode", "run", "x", "--out", ""),
+    ):
+        refused(compress, *line, mentions="is empty; give a path")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_whole_number_is_written_as_one(refused):
     refused(train, "--steps", "1e3", mentions="a whole number")
 
