@@ -12,18 +12,20 @@ class DataSet(NamedTuple):
             imported when it is used. `place` is PATH where the name has one, else the folder of
             downloads; image_size None is the data set's own size.
         checker: the same of a function with these arguments that raises UserError where `loader`
-            would, as far as that shows without a download and without reading pixels.
+            would, as far as that shows without a download and without reading pixels; empty where
+            nothing can go wrong.
     """
 
     description: str
     loader: str
-    checker: str = ""
+    checker: str
 
 
 DATASETS: dict[str, DataSet] = {
     "swatches": DataSet(
         "constant images in nine colours, 32x32; the toy data set of Appendix B",
         "rrvqlib.data.swatches:load_swatches",
+        "",
     ),
     "photos": DataSet(
         "patches of the photographs inside scikit-image and matplotlib, 32x32 or 64x64",
