@@ -77,6 +77,11 @@ def find_files(place: Path) -> tuple[dict[str, list[Path]], str, Counter[str]]:
     return files, how, left_out
 
 
+def check_folder(place: Path, image_size: int | None) -> None:
+    """Raise UserError where `load_folder` would, as far as that shows without reading images."""
+    find_files(place)
+
+
 def _split_folders(path: Path) -> dict[str, Path]:
     """The folders that are splits, by the split; of each there is one at most."""
     inside = [folder for folder in sorted(path.iterdir()) if folder.is_dir()]
