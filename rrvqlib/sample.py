@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
     cli.check_range("n", args.n, 1, 10_000, "one picture holds")
     if not 0 <= args.temperature < math.inf:
-        raise UserError(f"--temperature {args.temperature}: must be 0 or more")
+        raise UserError(f"--temperature {args.temperature}: must be 0 or more, and finite")
     from rrvqlib.runs.folder import open_model
     from rrvqlib.runs.pictures import check_grid, check_png, grid, sample_images, write_png
 

@@ -806,7 +806,7 @@ def test_the_standard_error_of_one_image_is_unknown(finished, tmp_path, capsys):
     assert found["bits_per_dim_se"] is None and found["iw_bits_per_dim_se"] is None
     one = write_images(tmp_path / "one.npz", train=10, test=1)
     call(train, "--dataset", one, "--out", tmp_path / "one", *TINY_FLAGS)
-    assert "standard error unknown, 1 images" in capsys.readouterr().out
+    assert "standard error unknown, 1 image)" in capsys.readouterr().out
     call(diagnose, tmp_path / "one")  # 1 image for validation, too
 
 
