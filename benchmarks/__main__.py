@@ -17,7 +17,7 @@ from rrvqlib.errors import UserError
 if TYPE_CHECKING:
     from benchmarks.timing import Timing
 
-NAMES = ("training", "responsibilities", "nearest", "coding")
+NAMES = ("training", "responsibilities", "nearest", "groups", "draws", "coding")
 
 
 def measure(name: str, size: str, repeats: int, device: str) -> list[Timing]:

@@ -44,9 +44,10 @@ def test_matrix_product_equals_broadcast_in_value_and_gradient():
         torch.testing.assert_close(ours, naive, rtol=1e-4, atol=1e-4)
 
 
-def test_the_peer_package_finds_the_same_codes(capsys):
+@pytest.mark.parametrize("name", ["nearest", "groups", "draws"])
+def test_the_peer_package_finds_the_same_codes(name, capsys):
     pytest.importorskip("vector_quantize_pytorch")
-    main(["nearest", "--size", "small", "--repeats", "1"])
+    main([name, "--size", "small", "--repeats", "1"])
     assert "vector-quantize-pytorch" in capsys.readouterr().out
 
 

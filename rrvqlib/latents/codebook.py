@@ -59,9 +59,13 @@ def affine(features: Tensor, weights: Tensor, biases: Tensor) -> Tensor:
 
     With G codebooks, each features with its own: (..., G, I), (G, K, I), (G, K) -> (..., G, K).
     """
+    # One product of matrices, whatever the leading dimensions and strides: several times as fast.
     if weights.ndim == 2:
-        return F.linear(features, weights, biases)
-    return torch.einsum("...gi,gki->...gk", features, weights) + biases
+        rows = features.reshape(-1, features.shape[-1])
+        return F.linear(rows, weights, biases).view(*features.shape[:-1], -1)
+    rows = features.reshape(-1, *features.shape[-2:]).transpose(0, 1)  # (G, N, I)
+    products = torch.baddbmm(biases.unsqueeze(1), rows, weights.transpose(1, 2))
+    return products.transpose(0, 1).unflatten(0, features.shape[:-2])
 
 
 def clamped(raw_log_variances: Tensor, codes: int, covariance: str) -> Tensor:

@@ -64,12 +64,12 @@ class NearestLatent(CodebookLatent):
     def draw(self, posterior: Tensor, prior: Tensor, temperature: Tensor | None) -> LatentDraw:
         """Quantise the features (B, D, H, W); `prior` and `temperature` play no part."""
         with full_precision(posterior.device):
-            features = channels_last(posterior).float()  # (B, H, W, D)
+            features = channels_last(posterior).float().contiguous()  # (B, H, W, D)
             codes = nearest_codes(features, self.codebook.means)
             vectors = F.embedding(codes, self.codebook.means)
-            vq_loss = self.commitment * (features - vectors.detach()).square().flatten(1).sum(1)
+            vq_loss = self.commitment * squared_distance(features, vectors.detach())
             if self.update == "loss":
-                vq_loss = vq_loss + (features.detach() - vectors).square().flatten(1).sum(1)
+                vq_loss = vq_loss + squared_distance(vectors, features.detach())
             if self.training:
                 self.average.update(self.codebook, features.detach().flatten(0, 2), codes.flatten())
             passed = vectors.detach() + (features - features.detach())  # exactly a code
@@ -86,3 +86,8 @@ class NearestLatent(CodebookLatent):
     def start_from(self, posterior: Tensor) -> None:
         super().start_from(posterior)
         self.average.reset(self.codebook)  # or it would pull the codes back
+
+
+def squared_distance(one: Tensor, other: Tensor) -> Tensor:
+    """Summed over all but images: two (B, H, W, D) -> (B,)."""
+    return F.mse_loss(one, other, reduction="none").flatten(1).sum(1)
