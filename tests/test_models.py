@@ -48,6 +48,7 @@ HIERARCHIES = {
     "one-grid": changed(TINY, pyramid=(1, 1, 1), image_size=2),
     "bits": changed(TINY, latent="binary", ladder_blocks=1),
     "groups": changed(TINY, codebook_size=(2,), groups=2, ladder_blocks=1),
+    "sq-vae-2": changed(TINY, latent="stochastic", prior="uniform"),
 }
 ONE_OF_EACH = {
     "hierarchy": THREE,

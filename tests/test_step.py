@@ -38,6 +38,7 @@ KINDS = {
     "vqvae": VQVAE,
     "vqvae by loss": {**VQVAE, "codebook_update": "loss"},
     "sq-vae": {"model": "one-layer", "latent": "stochastic", "pyramid": (4,)},
+    "sq-vae-2": {"latent": "stochastic", "prior": "uniform", "relaxation": "soft"},
     "mlp": {"model": "one-layer", "pyramid": (2,), "network": "mlp", "covariance": "fixed"},
     "spatial-vae": {"model": "one-layer", "latent": "gaussian", "pyramid": (4,)},
     "leave-one-out": {"model": "one-layer", "objective": "leave-one-out", "pyramid": (4,)},

@@ -163,6 +163,10 @@ RIVALS = {
     "bits-l1": changed(FOUR_LAYERS, latent="binary", pyramid=(16,), blocks=2),
     "bits-l4": changed(FOUR_LAYERS, latent="binary"),
     "vq-vae-2": changed(FOUR_LAYERS, latent="nearest", pyramid=(16, 8)),
+    # HQ-VAE's (Takida et al. 2024): SQ-VAE's codes in a hierarchy, every prior uniform.
+    "sq-vae-2": changed(
+        FOUR_LAYERS, latent="stochastic", prior="uniform", relaxation="soft", temperature_end=0.25
+    ),
     "rrvq-l4": FOUR_LAYERS,
     "spatial-l4": changed(FOUR_LAYERS, latent="gaussian"),
 }
@@ -177,6 +181,9 @@ SECOND_STAGES = {
     ),
     "vq-vae-2-pixelcnn": changed(
         RIVALS["vq-vae-2"], second_stage="pixelcnn", start_from="runs/rival-vq-vae-2"
+    ),
+    "sq-vae-2-pixelcnn": changed(
+        RIVALS["sq-vae-2"], second_stage="pixelcnn", start_from="runs/rival-sq-vae-2"
     ),
     "hqa": changed(
         RIVAL, second_stage="greedy", pyramid=(16, 8), start_from="runs/rival-straight-through"

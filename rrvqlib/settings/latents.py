@@ -43,6 +43,11 @@ class LatentSettings(Settings):
         return False
 
     @property
+    def uniform_prior(self) -> bool:
+        """Whether p is uniform in every layer of a hierarchy, whatever the layers above say."""
+        return False
+
+    @property
     def score_function(self) -> bool:
         """Whether objectives that need no relaxation can train these codes."""
         return False
@@ -91,8 +96,10 @@ class CodebookSettings(LatentSettings):
 class RelaxedDrawSettings(CodebookSettings):
     """Codes that are drawn, by a relaxation in training."""
 
-    prior: Literal["embedding", "direct"] = setting(
-        "embedding", "p(z_l | above): embedding (Eq 7) or direct (softmax of logits)"
+    prior: Literal["embedding", "direct", "uniform"] = setting(
+        "embedding",
+        "p(z_l | above): embedding (Eq 7), direct (softmax of logits) or uniform (1/K, as in"
+        " SQ-VAE-2)",
     )
     relaxation: Literal["straight-through", "reinmax", "soft"] = setting(
         "straight-through", "of draws in training: straight-through, reinmax or soft"
@@ -101,6 +108,10 @@ class RelaxedDrawSettings(CodebookSettings):
     @property
     def relaxes(self) -> bool:
         return True
+
+    @property
+    def uniform_prior(self) -> bool:
+        return self.prior == "uniform"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +173,10 @@ class NearestSettings(CodebookSettings):
 
     @property
     def fixed_rate(self) -> bool:
+        return True
+
+    @property
+    def uniform_prior(self) -> bool:
         return True
 
 

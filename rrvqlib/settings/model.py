@@ -130,11 +130,11 @@ class ModelSettings(Settings):
         ):
             rule = "must be elbo, unless the model is one layer of relaxed codes"
             raise SettingError("objective", self.objective.kind, rule)
-        uniform = latent.fixed_rate and self.second_stage.kind == "pixelcnn"
+        uniform = latent.uniform_prior and self.second_stage.kind == "pixelcnn"
         if self.second_stage.kind != "none" and not (one_layer_of_codes or uniform):
             rule = (
                 "must be none, unless the first stage has codes under uniform priors (one layer of"
-                " codes, or pixelcnn with latents nearest)"
+                " codes, or pixelcnn with latents nearest or with prior uniform)"
             )
             raise SettingError("second_stage", self.second_stage.kind, rule)
         if self.second_stage.kind != "none" and any(a and a[0] > 1 for a in self.alphabets):
@@ -165,8 +165,8 @@ class ModelSettings(Settings):
         else:
             names = ("ladder_blocks", "decoder_input", "top_prior", "prior")
             found |= dict.fromkeys(names, "in a model of one layer")
-        if self.latent.fixed_rate:
-            found["top_prior"] = f"with latents {self.latent.kind}, whose priors are all uniform"
+        if self.latent.uniform_prior:
+            found["top_prior"] = f"with latents {self.latent.kind} whose priors are all uniform"
         if self.objective.kind != "elbo":
             found["relaxation"] = f"with objective {self.objective.kind}"
         return found
