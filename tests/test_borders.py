@@ -137,6 +137,7 @@ VARIANTS = [
     {},
     {"latent": "gaussian"},
     {"latent": "nearest"},
+    {"latent": "scalar", "levels": (3, 4)},
     {"latent": "binary"},
     {"latent": "stochastic"},
     {"covariance": "diagonal", "prior": "direct"},

@@ -117,6 +117,12 @@ def test_advice_is_to_change_what_these_settings_take(changes, what, wanted):
     assert texts and flags_in(texts) == wanted
 
 
+def test_of_scalar_codes_there_can_only_be_fewer():
+    settings = changed(SETTINGS, latent="scalar")
+    (text,) = findings(settings, run(settings, perplexity=[3.0, 200.0]))
+    assert "3 of its 240 codes" in text and flags_in([text]) == {"levels"}
+
+
 def test_nothing_stands_out_in_a_healthy_run():
     assert findings(SETTINGS, run()) == []
     assert findings(SETTINGS, run()[:1]) == []  # one evaluation is enough to ask

@@ -15,6 +15,7 @@ from rrvqlib.latents import (
     GaussianLatent,
     NearestLatent,
     RelaxedLatent,
+    ScalarLatent,
     StochasticLatent,
     channels_first,
     channels_last,
@@ -268,6 +269,7 @@ SYMBOLS = {
     **{f"relaxed-{prior}": lambda prior=prior: relaxed_latent(prior, K=3) for prior in PRIORS},
     "stochastic": lambda: stochastic_latent(K=3),
     "nearest": lambda: nearest_latent(K=3).eval(),
+    "scalar": lambda: ScalarLatent((3, 4)),
     "binary-learnt": lambda: BinaryLatent(4, learnt_prior=True),
     "binary-fair": lambda: BinaryLatent(4, learnt_prior=False),
 }
@@ -344,7 +346,7 @@ def test_draws_of_symbols_are_looked_up_and_weighed(make):
         log_p = log_of_states(latent, latent.log_prior(prior))
         entropy = -(log_p.exp() * log_p).sum(0)
         torch.testing.assert_close(draw.prior_entropy, entropy, atol=1e-5, rtol=1e-5)
-    assert (draw.prior_entropy is None) == isinstance(latent, NearestLatent)
+    assert (draw.prior_entropy is None) == isinstance(latent, (NearestLatent, ScalarLatent))
 
 
 @each_kind_of_symbol
@@ -358,7 +360,7 @@ def test_looking_up_codes_and_finding_them_again_are_inverse(make):
     assert len(channels_last(vectors).flatten(0, 2).unique(dim=0)) == codes.shape[1]
 
 
-@pytest.mark.parametrize("kind", [kind for kind in SYMBOLS if kind != "nearest"])
+@pytest.mark.parametrize("kind", SYMBOLS.keys() - {"nearest", "scalar"})
 def test_samples_of_symbols_at_temperature_zero_are_the_prior_s_mode(kind):
     latent = SYMBOLS[kind]()
     _, prior = parameters_of(latent)

@@ -59,6 +59,7 @@ ONE_OF_EACH = {
     "vqvae-loss": changed(ONE_LAYER, latent="nearest", codebook_update="loss"),
     "relaxed-vqvae": ONE_LAYER,
     "relaxed-vqvae-mlp": changed(ONE_LAYER, network="mlp"),
+    "fsq": changed(ONE_LAYER, latent="scalar", levels=(9, 40)),
     "spatial-vae": changed(ONE_LAYER, latent="gaussian"),
     "spatial-vae-mlp": changed(ONE_LAYER, latent="gaussian", network="mlp"),
 }

@@ -42,6 +42,7 @@ MODELS = {
     "binary-hierarchy": changed(HIERARCHY, latent="binary"),
     "groups": changed(HIERARCHY, groups=2),
     "nearest-hierarchy": changed(HIERARCHY, latent="nearest"),
+    "fsq": changed(ONE_LAYER, latent="scalar", levels=(3, 2)),
     "vimco": changed(ONE_LAYER, latent="relaxed", objective="vimco"),
     "vqvae": ONE_LAYER,
     "relaxed-vqvae": changed(ONE_LAYER, latent="relaxed"),

@@ -35,6 +35,7 @@ KINDS = {
     "logistic-pixel": {"likelihood": "logistic-pixel", "latent": "gaussian"},
     "binary": {"latent": "binary"},
     "nearest": {"latent": "nearest"},
+    "scalar": {"latent": "scalar", "levels": (3, 4)},
     "vqvae": VQVAE,
     "vqvae by loss": {**VQVAE, "codebook_update": "loss"},
     "sq-vae": {"model": "one-layer", "latent": "stochastic", "pyramid": (4,)},
@@ -44,6 +45,13 @@ KINDS = {
     "leave-one-out": {"model": "one-layer", "objective": "leave-one-out", "pyramid": (4,)},
     "vimco": {"model": "one-layer", "objective": "vimco", "pyramid": (4,)},
     "pixelcnn": {**VQVAE, "second_stage": "pixelcnn", **SECOND},
+    "fsq pixelcnn": {
+        "model": "one-layer",
+        "latent": "scalar",
+        "pyramid": (4,),
+        "second_stage": "pixelcnn",
+        **SECOND,
+    },
     "greedy": {"model": "one-layer", "pyramid": (4, 2), "second_stage": "greedy", **SECOND},
 }
 every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())

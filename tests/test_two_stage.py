@@ -108,6 +108,11 @@ TWO_STAGES = {
     "VQ-VAE": changed(RELAXED, latent="nearest"),
     "relaxed": RELAXED,
     "VQ-VAE-2": changed(RELAXED, model="hierarchy", latent="nearest", pyramid=(2, 1)),
+    "FSQ": changed(RELAXED, latent="scalar", levels=(2,)),
+    "FSQ, two levels": changed(
+        RELAXED, model="hierarchy", latent="scalar", levels=(2,), pyramid=(2, 1)
+    ),
+    "one bit": changed(RELAXED, latent="binary", embedding_dim=1),
     "SQ-VAE-2": changed(
         RELAXED, model="hierarchy", latent="stochastic", prior="uniform", pyramid=(2, 1)
     ),

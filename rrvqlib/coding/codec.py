@@ -93,7 +93,7 @@ class Codec:
         if not isinstance(model, HierarchicalVAE) or model.settings.rate_ceiling is None:
             raise UserError(
                 "only hierarchies of codes or bits compress: --model hierarchy, --latent relaxed,"
-                " stochastic, nearest or binary"
+                " stochastic, nearest, scalar or binary"
             )
         self.model = copy.deepcopy(model).cpu().double().eval()
         latents = only(DiscreteLatent, self.model.latents)

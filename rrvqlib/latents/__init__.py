@@ -16,5 +16,6 @@ __getattr__, __dir__ = offer(
     stochastic="StochasticLatent",
     nearest="NearestLatent",
     gaussian="GaussianLatent",
+    scalar="ScalarLatent",
     binary="BinaryLatent trapezoid_bits",
 )

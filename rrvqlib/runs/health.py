@@ -43,7 +43,9 @@ def dead_codes(settings: RunSettings, metrics: list, last: dict) -> list[str]:
     ]
     if not dead:
         return []
-    remedy = f"fewer codes (--codebook_size) would do, or {livelier_codes(settings.model)}"
+    remedy = "fewer codes (--levels) would do: these do not learn"
+    if takes(settings, "codebook_size"):
+        remedy = f"fewer codes (--codebook_size) would do, or {livelier_codes(settings.model)}"
     return [f"{'; '.join(dead)} (perplexity): {remedy}"]
 
 

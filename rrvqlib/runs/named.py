@@ -160,6 +160,8 @@ RIVALS = {
     "rrvq-l1": changed(RIVAL, covariance="isotropic"),
     "leave-one-out": changed(RIVAL, objective="leave-one-out"),
     "vimco": changed(RIVAL, objective="vimco"),
+    # FSQ (Mentzer et al. 2023): 64 codes, as the others have.
+    "fsq": changed(RIVAL, latent="scalar", levels=(8, 8)),
     "bits-l1": changed(FOUR_LAYERS, latent="binary", pyramid=(16,), blocks=2),
     "bits-l4": changed(FOUR_LAYERS, latent="binary"),
     "vq-vae-2": changed(FOUR_LAYERS, latent="nearest", pyramid=(16, 8)),
@@ -176,6 +178,7 @@ SECOND_STAGES = {
     "vqvae-pixelcnn": changed(
         RIVALS["vqvae"], second_stage="pixelcnn", start_from="runs/rival-vqvae"
     ),
+    "fsq-pixelcnn": changed(RIVALS["fsq"], second_stage="pixelcnn", start_from="runs/rival-fsq"),
     "straight-through-pixelcnn": changed(
         RIVAL, second_stage="pixelcnn", start_from="runs/rival-straight-through"
     ),

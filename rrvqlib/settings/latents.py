@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -46,6 +47,14 @@ class LatentSettings(Settings):
     def uniform_prior(self) -> bool:
         """Whether p is uniform in every layer of a hierarchy, whatever the layers above say."""
         return False
+
+    @property
+    def tables(self) -> bool:
+        """Whether q and p of its symbols are tables, as codecs and second stages want them.
+
+        These latents are a `DiscreteLatent`.
+        """
+        return self.alphabet(0) is not None
 
     @property
     def score_function(self) -> bool:
@@ -181,6 +190,39 @@ class NearestSettings(CodebookSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScalarSettings(LatentSettings):
+    """FSQ's numbers, each rounded to one of a few values."""
+
+    kind: Literal["scalar"] = "scalar"
+    levels: Sides = setting(
+        (8, 6, 5),  # 240 codes: the paper's choice for about 2^8
+        "values of each of the numbers of a scalar code, 8,6,5: three numbers, 240 codes",
+        at_least=2,
+        at_most=MAX_WIDTH,
+    )
+
+    def check(self) -> None:
+        if not self.levels or math.prod(self.levels) > MAX_WIDTH:
+            rule = f"must be one number or more, their product at most {MAX_WIDTH:,}"
+            raise SettingError("levels", self.levels, rule)
+
+    def idle(self) -> dict[str, str]:
+        return {"embedding_dim": "with latents scalar, whose levels are as many as their numbers"}
+
+    @property
+    def fixed_rate(self) -> bool:
+        return True
+
+    @property
+    def uniform_prior(self) -> bool:
+        return True
+
+    def alphabet(self, layer: int) -> tuple[int, int]:
+        """One code."""
+        return 1, math.prod(self.levels)
+
+
+@dataclass(frozen=True, kw_only=True)
 class GaussianSettings(LatentSettings):
     """The Spatial-VAE's Gaussians."""
 
@@ -203,6 +245,7 @@ LATENTS = {
     "relaxed": Kind(RelaxedSettings, "rrvqlib.latents.relaxed:RelaxedLatent"),
     "stochastic": Kind(StochasticSettings, "rrvqlib.latents.stochastic:StochasticLatent"),
     "nearest": Kind(NearestSettings, "rrvqlib.latents.nearest:NearestLatent"),
+    "scalar": Kind(ScalarSettings, "rrvqlib.latents.scalar:ScalarLatent"),
     "gaussian": Kind(GaussianSettings, "rrvqlib.latents.gaussian:GaussianLatent"),
     "binary": Kind(BinarySettings, "rrvqlib.latents.binary:BinaryLatent"),
 }
