@@ -138,6 +138,7 @@ VARIANTS = [
     {"latent": "gaussian"},
     {"latent": "nearest"},
     {"latent": "scalar", "levels": (3, 4)},
+    {"latent": "gaussian-mixture"},
     {"latent": "binary"},
     {"latent": "stochastic"},
     {"covariance": "diagonal", "prior": "direct"},

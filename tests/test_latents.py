@@ -13,6 +13,7 @@ from torch.distributions import Categorical, Independent, Normal, kl_divergence
 from rrvqlib.latents import (
     BinaryLatent,
     GaussianLatent,
+    GaussianMixtureLatent,
     NearestLatent,
     RelaxedLatent,
     ScalarLatent,
@@ -238,11 +239,12 @@ def test_extreme_standard_deviations_stay_finite():
     assert draw.kl.isfinite().all() and draw.log_ratio.isfinite().all()
 
 
-@pytest.mark.parametrize("kind", ["relaxed", "nearest", "gaussian"])
+@pytest.mark.parametrize("kind", ["relaxed", "nearest", "mixture", "gaussian"])
 def test_formulas_stay_in_float32_under_autocast(kind):
     latent = {
         "relaxed": relaxed_latent(),
         "nearest": nearest_latent().eval(),
+        "mixture": GaussianMixtureLatent(Codebook(6, 4, "fixed", "unit")),
         "gaussian": GaussianLatent(4, learnt_prior=True),
     }[kind]
     posterior = normal(2, latent.posterior_size, 2, 2).bfloat16()

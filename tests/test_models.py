@@ -60,6 +60,7 @@ ONE_OF_EACH = {
     "relaxed-vqvae": ONE_LAYER,
     "relaxed-vqvae-mlp": changed(ONE_LAYER, network="mlp"),
     "fsq": changed(ONE_LAYER, latent="scalar", levels=(9, 40)),
+    "gm-vq": changed(ONE_LAYER, latent="gaussian-mixture"),
     "spatial-vae": changed(ONE_LAYER, latent="gaussian"),
     "spatial-vae-mlp": changed(ONE_LAYER, latent="gaussian", network="mlp"),
 }

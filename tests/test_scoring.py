@@ -43,6 +43,7 @@ MODELS = {
     "groups": changed(HIERARCHY, groups=2),
     "nearest-hierarchy": changed(HIERARCHY, latent="nearest"),
     "fsq": changed(ONE_LAYER, latent="scalar", levels=(3, 2)),
+    "gaussian-mixture": changed(HIERARCHY, latent="gaussian-mixture"),
     "vimco": changed(ONE_LAYER, latent="relaxed", objective="vimco"),
     "vqvae": ONE_LAYER,
     "relaxed-vqvae": changed(ONE_LAYER, latent="relaxed"),

@@ -118,6 +118,9 @@ def test_bits_have_an_alphabet_and_gaussians_none():
     bits = changed(two, latent="binary", embedding_dim=6)
     assert bits.alphabets == [(6, 2), (6, 2)]
     assert bits.rate_ceiling == pytest.approx(6 * (256 + 64) / 3072)
+    for kind in ("gaussian", "gaussian-mixture"):
+        assert changed(two, latent=kind).rate_ceiling is None  # codes are not all that is told
+    assert changed(two, latent="gaussian-mixture").alphabets == [(1, 256), (1, 256)]
     gaussians = changed(two, latent="gaussian")
     assert gaussians.alphabets == [None, None] and gaussians.rate_ceiling is None
 
@@ -303,6 +306,17 @@ def test_a_value_takes_its_type_s_own_form():
         ({**ONE_LAYER, "latent": "gaussian", "second_stage": "pixelcnn"}, "second_stage"),
         ({**ONE_LAYER, "second_stage": "greedy", "start_from": "runs/first"}, "pyramid"),
         ({**GREEDY, "latent": "scalar"}, "second_stage"),
+        ({**GREEDY, "latent": "gaussian-mixture"}, "second_stage"),
+        (
+            {
+                **ONE_LAYER,
+                "latent": "gaussian-mixture",
+                "second_stage": "pixelcnn",
+                "start_from": "runs/first",
+            },
+            "second_stage",
+        ),
+        ({"latent": "gaussian-mixture", "grad_accumulation": 2}, "grad_accumulation"),
         ({**ONE_LAYER, "latent": "binary", "second_stage": "pixelcnn"}, "second_stage"),
         ({**ONE_LAYER, "second_stage": "pixelcnn"}, "start_from"),
         ({"batch_size": 30, "grad_accumulation": 4}, "batch_size"),
@@ -349,6 +363,8 @@ IDLE = [
     ({"latent": "scalar"}, {"embedding_dim": 3}, "latents scalar"),
     ({"latent": "scalar"}, {"temperature": 0.7}, "latents scalar"),
     ({}, {"levels": (8, 8)}, "latent relaxed"),
+    ({"latent": "gaussian-mixture"}, {"prior": "uniform"}, "latent gaussian-mixture"),
+    ({"latent": "gaussian-mixture"}, {"top_prior": "uniform"}, "latents gaussian-mixture"),
     ({}, {"network": "mlp"}, "in a hierarchy"),
     (ONE_LAYER, {"ladder_blocks": 1}, "model of one layer"),
     (ONE_LAYER, {"decoder_input": "concat"}, "model of one layer"),

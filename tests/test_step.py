@@ -36,6 +36,8 @@ KINDS = {
     "binary": {"latent": "binary"},
     "nearest": {"latent": "nearest"},
     "scalar": {"latent": "scalar", "levels": (3, 4)},
+    "gaussian-mixture": {"latent": "gaussian-mixture"},
+    "gm-vq": {"model": "one-layer", "latent": "gaussian-mixture", "pyramid": (4,)},
     "vqvae": VQVAE,
     "vqvae by loss": {**VQVAE, "codebook_update": "loss"},
     "sq-vae": {"model": "one-layer", "latent": "stochastic", "pyramid": (4,)},

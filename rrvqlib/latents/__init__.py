@@ -17,5 +17,6 @@ __getattr__, __dir__ = offer(
     nearest="NearestLatent",
     gaussian="GaussianLatent",
     scalar="ScalarLatent",
+    gaussian_mixture="GaussianMixtureLatent aggregate_kl per_position_kl",
     binary="BinaryLatent trapezoid_bits",
 )

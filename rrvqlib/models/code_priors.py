@@ -27,7 +27,7 @@ from rrvqlib.nets.convolutions import Projection, ResidualStack, conv
 from rrvqlib.settings.latents import (
     LATENTS,
     CodebookSettings,
-    RelaxedDrawSettings,
+    LearntPriorSettings,
     RelaxedSettings,
 )
 from rrvqlib.settings.model import ModelSettings
@@ -269,7 +269,7 @@ class GreedyPrior(CodePrior):
 
 def relaxed_latent(latent: CodebookSettings) -> RelaxedLatent:
     """The relaxed latents of a greedy layer; above nearest codes, their defaults."""
-    if not isinstance(latent, RelaxedDrawSettings):
+    if not isinstance(latent, LearntPriorSettings):
         latent = RelaxedSettings(
             codebook_size=latent.codebook_size,
             embedding_dim=latent.embedding_dim,

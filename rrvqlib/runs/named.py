@@ -162,6 +162,8 @@ RIVALS = {
     "vimco": changed(RIVAL, objective="vimco"),
     # FSQ (Mentzer et al. 2023): 64 codes, as the others have.
     "fsq": changed(RIVAL, latent="scalar", levels=(8, 8)),
+    # GM-VQ (Yan et al. 2024): 64 codes, but the decoder sees numbers around them.
+    "gm-vq": changed(RIVAL, latent="gaussian-mixture"),
     "bits-l1": changed(FOUR_LAYERS, latent="binary", pyramid=(16,), blocks=2),
     "bits-l4": changed(FOUR_LAYERS, latent="binary"),
     "vq-vae-2": changed(FOUR_LAYERS, latent="nearest", pyramid=(16, 8)),

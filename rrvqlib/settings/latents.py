@@ -49,6 +49,11 @@ class LatentSettings(Settings):
         return False
 
     @property
+    def continuous(self) -> bool:
+        """Whether the decoder sees numbers that no symbol tells."""
+        return self.alphabet(0) is None
+
+    @property
     def tables(self) -> bool:
         """Whether q and p of its symbols are tables, as codecs and second stages want them.
 
@@ -62,7 +67,7 @@ class LatentSettings(Settings):
         return False
 
     def alphabet(self, layer: int) -> tuple[int, int] | None:
-        """Symbols at a position, and how many values each has; None where they are continuous.
+        """Symbols at a position, and how many values each has; None where there are none.
 
         Args:
             layer: 0 is l = 1.
@@ -105,11 +110,6 @@ class CodebookSettings(LatentSettings):
 class RelaxedDrawSettings(CodebookSettings):
     """Codes that are drawn, by a relaxation in training."""
 
-    prior: Literal["embedding", "direct", "uniform"] = setting(
-        "embedding",
-        "p(z_l | above): embedding (Eq 7), direct (softmax of logits) or uniform (1/K, as in"
-        " SQ-VAE-2)",
-    )
     relaxation: Literal["straight-through", "reinmax", "soft"] = setting(
         "straight-through", "of draws in training: straight-through, reinmax or soft"
     )
@@ -118,13 +118,24 @@ class RelaxedDrawSettings(CodebookSettings):
     def relaxes(self) -> bool:
         return True
 
+
+@dataclass(frozen=True, kw_only=True)
+class LearntPriorSettings(RelaxedDrawSettings):
+    """Codes that layers above can tell something of."""
+
+    prior: Literal["embedding", "direct", "uniform"] = setting(
+        "embedding",
+        "p(z_l | above): embedding (Eq 7), direct (softmax of logits) or uniform (1/K, as in"
+        " SQ-VAE-2)",
+    )
+
     @property
     def uniform_prior(self) -> bool:
         return self.prior == "uniform"
 
 
 @dataclass(frozen=True, kw_only=True)
-class RelaxedSettings(RelaxedDrawSettings):
+class RelaxedSettings(LearntPriorSettings):
     """Codes whose posterior is the responsibilities of the codebook, Eq. (2) and (6)."""
 
     kind: Literal["relaxed"] = "relaxed"
@@ -156,7 +167,7 @@ class RelaxedSettings(RelaxedDrawSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class StochasticSettings(RelaxedDrawSettings):
+class StochasticSettings(LearntPriorSettings):
     """SQ-VAE's codes: one variance for all of them, and a Gaussian term in training."""
 
     kind: Literal["stochastic"] = "stochastic"
@@ -230,6 +241,29 @@ class GaussianSettings(LatentSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class GaussianMixtureSettings(RelaxedDrawSettings):
+    """GM-VQ's codes, each with a Gaussian from which the decoder's vector is drawn."""
+
+    kind: Literal["gaussian-mixture"] = "gaussian-mixture"
+
+    @property
+    def by_batch(self) -> bool:
+        return True
+
+    @property
+    def uniform_prior(self) -> bool:
+        return True
+
+    @property
+    def continuous(self) -> bool:
+        return True
+
+    @property
+    def tables(self) -> bool:
+        return False
+
+
+@dataclass(frozen=True, kw_only=True)
 class BinarySettings(LatentSettings):
     """Bits."""
 
@@ -247,5 +281,8 @@ LATENTS = {
     "nearest": Kind(NearestSettings, "rrvqlib.latents.nearest:NearestLatent"),
     "scalar": Kind(ScalarSettings, "rrvqlib.latents.scalar:ScalarLatent"),
     "gaussian": Kind(GaussianSettings, "rrvqlib.latents.gaussian:GaussianLatent"),
+    "gaussian-mixture": Kind(
+        GaussianMixtureSettings, "rrvqlib.latents.gaussian_mixture:GaussianMixtureLatent"
+    ),
     "binary": Kind(BinarySettings, "rrvqlib.latents.binary:BinaryLatent"),
 }

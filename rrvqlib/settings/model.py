@@ -89,8 +89,8 @@ class ModelSettings(Settings):
         LATENTS,
         "latents",
         "a layer's variables: relaxed (codes, Eq 2 and 6), stochastic (SQ-VAE's), nearest (codes,"
-        " Eq 1), scalar (FSQ: a few rounded numbers), gaussian (Spatial-VAE) or binary"
-        " (bits, by the trapezoid rule)",
+        " Eq 1), scalar (FSQ: a few rounded numbers), gaussian (Spatial-VAE),"
+        " gaussian-mixture (GM-VQ) or binary (bits, by the trapezoid rule)",
     )
     likelihood: LikelihoodSettings = part(
         LIKELIHOODS,
@@ -224,7 +224,7 @@ class ModelSettings(Settings):
         """
         bits = 0.0
         for side, alphabet in zip(self.pyramid, self.alphabets, strict=True):
-            if alphabet is None:
+            if alphabet is None or self.latent.continuous:
                 return None
             symbols, values = alphabet
             bits += side**2 * symbols * math.log2(values)
