@@ -139,6 +139,7 @@ VARIANTS = [
     {"latent": "nearest"},
     {"latent": "scalar", "levels": (3, 4)},
     {"latent": "gaussian-mixture"},
+    {"latent": "residual", "stages": 2},
     {"latent": "binary"},
     {"latent": "stochastic"},
     {"covariance": "diagonal", "prior": "direct"},

@@ -240,6 +240,7 @@ def test_foreign_bits_are_refused():
     ("changes", "says"),
     [
         ({"model": "one-layer", "pyramid": (4,)}, "only hierarchies of codes"),
+        ({"latent": "residual"}, "only hierarchies of codes or bits"),
         ({"latent": "gaussian-mixture"}, "only hierarchies of codes or bits"),
         ({"latent": "gaussian"}, "only hierarchies of codes or bits"),
     ],

@@ -16,6 +16,7 @@ from rrvqlib.latents import (
     GaussianMixtureLatent,
     NearestLatent,
     RelaxedLatent,
+    ResidualLatent,
     ScalarLatent,
     StochasticLatent,
     channels_first,
@@ -239,18 +240,21 @@ def test_extreme_standard_deviations_stay_finite():
     assert draw.kl.isfinite().all() and draw.log_ratio.isfinite().all()
 
 
-@pytest.mark.parametrize("kind", ["relaxed", "nearest", "mixture", "gaussian"])
+@pytest.mark.parametrize("kind", ["relaxed", "residual", "nearest", "mixture", "gaussian"])
 def test_formulas_stay_in_float32_under_autocast(kind):
     latent = {
         "relaxed": relaxed_latent(),
         "nearest": nearest_latent().eval(),
+        "residual": ResidualLatent([Codebook(6, 4, "shared", "unit") for _ in range(2)]),
         "mixture": GaussianMixtureLatent(Codebook(6, 4, "fixed", "unit")),
         "gaussian": GaussianLatent(4, learnt_prior=True),
     }[kind]
     posterior = normal(2, latent.posterior_size, 2, 2).bfloat16()
     prior = normal(2, latent.prior_size, 2, 2, seed=1).bfloat16()
+    torch.manual_seed(1)  # a residual's KL depends on the codes drawn
     with torch.autocast("cpu", torch.bfloat16):
         draw = latent.draw(posterior, prior, None)
+    torch.manual_seed(1)
     exact = latent.draw(posterior.float(), prior.float(), None)
     assert draw.kl.dtype == torch.float32 and draw.log_ratio.dtype == torch.float32
     torch.testing.assert_close(draw.kl, exact.kl)

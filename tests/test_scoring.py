@@ -44,6 +44,7 @@ MODELS = {
     "nearest-hierarchy": changed(HIERARCHY, latent="nearest"),
     "fsq": changed(ONE_LAYER, latent="scalar", levels=(3, 2)),
     "gaussian-mixture": changed(HIERARCHY, latent="gaussian-mixture"),
+    "residual": changed(HIERARCHY, latent="residual", stages=2),
     "vimco": changed(ONE_LAYER, latent="relaxed", objective="vimco"),
     "vqvae": ONE_LAYER,
     "relaxed-vqvae": changed(ONE_LAYER, latent="relaxed"),

@@ -45,6 +45,7 @@ def with_setting(name):
         {},
         {"latent": "nearest"},
         {"latent": "scalar"},
+        {"latent": "residual"},
         {"likelihood": "mixture"},
         {**ONE_LAYER, "objective": "vimco"},
         {**ONE_LAYER, "second_stage": "pixelcnn", "start_from": "runs/first"},
@@ -121,6 +122,9 @@ def test_bits_have_an_alphabet_and_gaussians_none():
     for kind in ("gaussian", "gaussian-mixture"):
         assert changed(two, latent=kind).rate_ceiling is None  # codes are not all that is told
     assert changed(two, latent="gaussian-mixture").alphabets == [(1, 256), (1, 256)]
+    residual = changed(two, latent="residual", stages=3)
+    assert residual.alphabets == [(3, 256), (3, 256)]
+    assert residual.rate_ceiling == pytest.approx(3 * 8 * (256 + 64) / 3072)
     gaussians = changed(two, latent="gaussian")
     assert gaussians.alphabets == [None, None] and gaussians.rate_ceiling is None
 
@@ -170,6 +174,7 @@ BAD = [
     ("codebook_decay", 0.0),
     ("codebook_decay", 1.0),
     ("dead_code_threshold", -1.0),
+    ("stages", 0),
     ("levels", ()),
     ("levels", (1,)),
     ("levels", (8, 0)),
@@ -307,6 +312,7 @@ def test_a_value_takes_its_type_s_own_form():
         ({**ONE_LAYER, "second_stage": "greedy", "start_from": "runs/first"}, "pyramid"),
         ({**GREEDY, "latent": "scalar"}, "second_stage"),
         ({**GREEDY, "latent": "gaussian-mixture"}, "second_stage"),
+        ({**GREEDY, "latent": "residual", "stages": 1}, "second_stage"),
         (
             {
                 **ONE_LAYER,
@@ -364,6 +370,8 @@ IDLE = [
     ({"latent": "scalar"}, {"temperature": 0.7}, "latents scalar"),
     ({}, {"levels": (8, 8)}, "latent relaxed"),
     ({"latent": "gaussian-mixture"}, {"prior": "uniform"}, "latent gaussian-mixture"),
+    ({"latent": "residual"}, {"groups": 2}, "latent residual"),
+    ({"latent": "residual"}, {"top_prior": "uniform"}, "latents residual"),
     ({"latent": "gaussian-mixture"}, {"top_prior": "uniform"}, "latents gaussian-mixture"),
     ({}, {"network": "mlp"}, "in a hierarchy"),
     (ONE_LAYER, {"ladder_blocks": 1}, "model of one layer"),

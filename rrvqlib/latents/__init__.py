@@ -18,5 +18,6 @@ __getattr__, __dir__ = offer(
     gaussian="GaussianLatent",
     scalar="ScalarLatent",
     gaussian_mixture="GaussianMixtureLatent aggregate_kl per_position_kl",
+    residual="ResidualLatent",
     binary="BinaryLatent trapezoid_bits",
 )

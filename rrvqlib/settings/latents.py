@@ -174,6 +174,31 @@ class StochasticSettings(LearntPriorSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ResidualSettings(RelaxedDrawSettings):
+    """RSQ-VAE's codes, each for what the former ones left over."""
+
+    kind: Literal["residual"] = "residual"
+    stages: int = setting(
+        4,
+        "codes at a position of residual latents, each from a codebook of its own",
+        at_least=1,
+        at_most=1000,
+    )
+
+    @property
+    def uniform_prior(self) -> bool:
+        return True
+
+    @property
+    def tables(self) -> bool:
+        return False
+
+    def alphabet(self, layer: int) -> tuple[int, int]:
+        """A code of every stage."""
+        return self.stages, self.size(layer)
+
+
+@dataclass(frozen=True, kw_only=True)
 class NearestSettings(CodebookSettings):
     """The VQ-VAE's codes, Eq. (1)."""
 
@@ -278,6 +303,7 @@ class BinarySettings(LatentSettings):
 LATENTS = {
     "relaxed": Kind(RelaxedSettings, "rrvqlib.latents.relaxed:RelaxedLatent"),
     "stochastic": Kind(StochasticSettings, "rrvqlib.latents.stochastic:StochasticLatent"),
+    "residual": Kind(ResidualSettings, "rrvqlib.latents.residual:ResidualLatent"),
     "nearest": Kind(NearestSettings, "rrvqlib.latents.nearest:NearestLatent"),
     "scalar": Kind(ScalarSettings, "rrvqlib.latents.scalar:ScalarLatent"),
     "gaussian": Kind(GaussianSettings, "rrvqlib.latents.gaussian:GaussianLatent"),

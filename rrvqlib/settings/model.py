@@ -88,9 +88,9 @@ class ModelSettings(Settings):
     latent: LatentSettings = part(
         LATENTS,
         "latents",
-        "a layer's variables: relaxed (codes, Eq 2 and 6), stochastic (SQ-VAE's), nearest (codes,"
-        " Eq 1), scalar (FSQ: a few rounded numbers), gaussian (Spatial-VAE),"
-        " gaussian-mixture (GM-VQ) or binary (bits, by the trapezoid rule)",
+        "a layer's variables: relaxed (codes, Eq 2 and 6), stochastic (SQ-VAE's), residual"
+        " (RSQ-VAE's), nearest (codes, Eq 1), scalar (FSQ: a few rounded numbers), gaussian"
+        " (Spatial-VAE), gaussian-mixture (GM-VQ) or binary (bits, by the trapezoid rule)",
     )
     likelihood: LikelihoodSettings = part(
         LIKELIHOODS,
