@@ -220,6 +220,8 @@ OUT_OF_RANGE = {
     "commitment": "-1 nan with --latent nearest",
     "codebook_decay": "0 1 -0.5 with --latent nearest",
     "dead_code_threshold": "-0.1 with --latent nearest",
+    "stages": "0 -1 1001 with --latent residual",
+    "levels": "1 0 -8 8,1 300,300 with --latent scalar",
     "components": "0 -1 with --likelihood mixture",
     "num_samples": f"1 0 {HUGE} with --model one-layer --pyramid 16 --objective vimco",
     "prior_channels": "0 with --model one-layer --pyramid 16 --second_stage pixelcnn",

@@ -112,7 +112,9 @@ VARIANTS = [
     {"prior": "direct", "covariance": "fixed", "top_prior": "uniform"},
     {"decoder_input": "concat", "blocks": 2, "codebook_size": (16, 5)},
     {"latent": "stochastic"},
+    {"latent": "stochastic", "prior": "uniform"},
     {"latent": "nearest"},
+    {"latent": "scalar", "levels": (4, 3)},
     {"groups": 3},
     {"pyramid": (8, 4), "groups": 3, "prior": "direct", "covariance": "fixed"},
     {"latent": "binary"},
@@ -238,6 +240,8 @@ def test_foreign_bits_are_refused():
     ("changes", "says"),
     [
         ({"model": "one-layer", "pyramid": (4,)}, "only hierarchies of codes"),
+        ({"latent": "residual"}, "only hierarchies of codes or bits"),
+        ({"latent": "gaussian-mixture"}, "only hierarchies of codes or bits"),
         ({"latent": "gaussian"}, "only hierarchies of codes or bits"),
     ],
 )

@@ -117,6 +117,21 @@ def test_advice_is_to_change_what_these_settings_take(changes, what, wanted):
     assert texts and flags_in(texts) == wanted
 
 
+def test_of_scalar_codes_there_can_only_be_fewer():
+    settings = changed(SETTINGS, latent="scalar")
+    (text,) = findings(settings, run(settings, perplexity=[3.0, 200.0]))
+    assert "3 of its 240 codes" in text and flags_in([text]) == {"levels"}
+
+
+def test_a_mixture_s_loss_is_no_score_and_its_codes_are_not_all_that_it_tells():
+    settings = changed(SETTINGS, latent="gaussian-mixture", relaxation="soft")
+    high = [bits(settings, layer, 9.0) for layer in range(settings.model.layers)]  # above log K
+    line = run(settings, kl_bits_per_dim=high, train_loss_bits_per_dim=4.0)
+    assert findings(settings, line) == []
+    (text,) = findings(settings, run(settings, perplexity=[5.0, 40.0]))
+    assert "5 of its 64 codes" in text
+
+
 def test_nothing_stands_out_in_a_healthy_run():
     assert findings(SETTINGS, run()) == []
     assert findings(SETTINGS, run()[:1]) == []  # one evaluation is enough to ask

@@ -1,10 +1,11 @@
 """Rivals: estimators against enumeration, bits against torch.distributions, settings that agree."""
 
 import itertools
+import math
 
 import pytest
 import torch
-from helpers import lively, random_images
+from helpers import lively, note_draws, random_images
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
 from rrvqlib.latents import NearestLatent
@@ -255,6 +256,35 @@ def test_sq_vae_pays_the_kl_of_two_gaussians_and_is_scored_without_it():
     assert model(images).vq_loss is None  # the score knows nothing of it
     twin = build(changed(settings, latent="relaxed"))
     assert twin(images, torch.tensor(0.5)).vq_loss is None
+
+
+def test_sq_vae_2_is_a_hierarchy_of_uniform_priors_without_networks_for_them(monkeypatch):
+    settings = changed(
+        ModelSettings(),
+        image_size=8,
+        pyramid=(4, 2),
+        latent="stochastic",
+        prior="uniform",
+        codebook_size=(5, 3),
+        embedding_dim=3,
+        channels=4,
+        relaxation="soft",
+    )
+    model = lively(settings, seed=1)
+    names = [name for name, _ in model.named_parameters()]
+    learnt = build(changed(settings, prior="embedding"))
+    # The posteriors' straps stay: they hear of the layers above.
+    assert [n for n, _ in learnt.named_parameters() if "pstrap" not in n] == names
+    noted, images = note_draws(model, monkeypatch), random_images(3, 8)
+    for temperature in (None, torch.tensor(0.5)):
+        noted.clear()
+        terms = model(images, temperature)
+        for kl, (latent, posterior, prior) in zip(terms.kl_maps, noted[::-1], strict=True):
+            log_q = latent.log_posterior(posterior)
+            entropy = -(log_q.exp() * log_q).sum((-2, -1))
+            torch.testing.assert_close(kl, math.log(latent.values) - entropy)
+            assert prior.shape[1] == 0
+        assert (terms.vq_loss is None) == (temperature is None)
 
 
 def reset_after(counts, steps=20):

@@ -44,6 +44,8 @@ def with_setting(name):
     choices = (
         {},
         {"latent": "nearest"},
+        {"latent": "scalar"},
+        {"latent": "residual"},
         {"likelihood": "mixture"},
         {**ONE_LAYER, "objective": "vimco"},
         {**ONE_LAYER, "second_stage": "pixelcnn", "start_from": "runs/first"},
@@ -117,6 +119,12 @@ def test_bits_have_an_alphabet_and_gaussians_none():
     bits = changed(two, latent="binary", embedding_dim=6)
     assert bits.alphabets == [(6, 2), (6, 2)]
     assert bits.rate_ceiling == pytest.approx(6 * (256 + 64) / 3072)
+    for kind in ("gaussian", "gaussian-mixture"):
+        assert changed(two, latent=kind).rate_ceiling is None  # codes are not all that is told
+    assert changed(two, latent="gaussian-mixture").alphabets == [(1, 256), (1, 256)]
+    residual = changed(two, latent="residual", stages=3)
+    assert residual.alphabets == [(3, 256), (3, 256)]
+    assert residual.rate_ceiling == pytest.approx(3 * 8 * (256 + 64) / 3072)
     gaussians = changed(two, latent="gaussian")
     assert gaussians.alphabets == [None, None] and gaussians.rate_ceiling is None
 
@@ -129,7 +137,7 @@ BAD = [
     ("network", "transformer"),
     ("decoder_input", "multiply"),
     ("covariance", "full"),
-    ("prior", "uniform"),
+    ("prior", "flat"),
     ("top_prior", "none"),
     ("relaxation", "hard"),
     ("objective", "reinforce"),
@@ -166,6 +174,11 @@ BAD = [
     ("codebook_decay", 0.0),
     ("codebook_decay", 1.0),
     ("dead_code_threshold", -1.0),
+    ("stages", 0),
+    ("levels", ()),
+    ("levels", (1,)),
+    ("levels", (8, 0)),
+    ("levels", (300, 300)),
     ("components", 0),
     ("num_samples", 1),
     ("prior_channels", 0),
@@ -297,6 +310,20 @@ def test_a_value_takes_its_type_s_own_form():
         ({"second_stage": "pixelcnn", "start_from": "runs/first"}, "second_stage"),
         ({**ONE_LAYER, "latent": "gaussian", "second_stage": "pixelcnn"}, "second_stage"),
         ({**ONE_LAYER, "second_stage": "greedy", "start_from": "runs/first"}, "pyramid"),
+        ({**GREEDY, "latent": "scalar"}, "second_stage"),
+        ({**GREEDY, "latent": "gaussian-mixture"}, "second_stage"),
+        ({**GREEDY, "latent": "residual", "stages": 1}, "second_stage"),
+        (
+            {
+                **ONE_LAYER,
+                "latent": "gaussian-mixture",
+                "second_stage": "pixelcnn",
+                "start_from": "runs/first",
+            },
+            "second_stage",
+        ),
+        ({"latent": "gaussian-mixture", "grad_accumulation": 2}, "grad_accumulation"),
+        ({**ONE_LAYER, "latent": "binary", "second_stage": "pixelcnn"}, "second_stage"),
         ({**ONE_LAYER, "second_stage": "pixelcnn"}, "start_from"),
         ({"batch_size": 30, "grad_accumulation": 4}, "batch_size"),
         ({"cuda_graphs": "true", "grad_accumulation": 2}, "cuda_graphs"),
@@ -337,11 +364,20 @@ IDLE = [
     ({"latent": "nearest"}, {"relaxation": "soft"}, "latent nearest"),
     ({"latent": "nearest"}, {"temperature": 0.7}, "latents nearest"),
     ({"latent": "nearest"}, {"top_prior": "uniform"}, "latents nearest"),
+    ({"prior": "uniform"}, {"top_prior": "uniform"}, "whose priors are all uniform"),
     ({"latent": "gaussian"}, {"temperature_end": 0.1}, "latents gaussian"),
+    ({"latent": "scalar"}, {"embedding_dim": 3}, "latents scalar"),
+    ({"latent": "scalar"}, {"temperature": 0.7}, "latents scalar"),
+    ({}, {"levels": (8, 8)}, "latent relaxed"),
+    ({"latent": "gaussian-mixture"}, {"prior": "uniform"}, "latent gaussian-mixture"),
+    ({"latent": "residual"}, {"groups": 2}, "latent residual"),
+    ({"latent": "residual"}, {"top_prior": "uniform"}, "latents residual"),
+    ({"latent": "gaussian-mixture"}, {"top_prior": "uniform"}, "latents gaussian-mixture"),
     ({}, {"network": "mlp"}, "in a hierarchy"),
     (ONE_LAYER, {"ladder_blocks": 1}, "model of one layer"),
     (ONE_LAYER, {"decoder_input": "concat"}, "model of one layer"),
     (ONE_LAYER, {"prior": "direct"}, "model of one layer"),
+    ({**ONE_LAYER, "latent": "stochastic"}, {"prior": "uniform"}, "model of one layer"),
     ({**ONE_LAYER, "objective": "vimco"}, {"relaxation": "soft"}, "objective vimco"),
     ({**ONE_LAYER, "objective": "vimco"}, {"temperature": 0.7}, "objective vimco"),
     ({}, {"num_samples": 4}, "objective elbo"),

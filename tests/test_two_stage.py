@@ -108,6 +108,14 @@ TWO_STAGES = {
     "VQ-VAE": changed(RELAXED, latent="nearest"),
     "relaxed": RELAXED,
     "VQ-VAE-2": changed(RELAXED, model="hierarchy", latent="nearest", pyramid=(2, 1)),
+    "FSQ": changed(RELAXED, latent="scalar", levels=(2,)),
+    "FSQ, two levels": changed(
+        RELAXED, model="hierarchy", latent="scalar", levels=(2,), pyramid=(2, 1)
+    ),
+    "one bit": changed(RELAXED, latent="binary", embedding_dim=1),
+    "SQ-VAE-2": changed(
+        RELAXED, model="hierarchy", latent="stochastic", prior="uniform", pyramid=(2, 1)
+    ),
     "HQA": changed(RELAXED, second_stage="greedy", pyramid=(2, 1), codebook_size=(2, 3)),
 }
 each = pytest.mark.parametrize("settings", TWO_STAGES.values(), ids=TWO_STAGES)
@@ -143,7 +151,7 @@ def log_marginal(model, image):
     return (log_p + log_likelihood).logsumexp(0)
 
 
-@pytest.mark.parametrize("name", ["relaxed", "HQA"])
+@pytest.mark.parametrize("name", ["relaxed", "SQ-VAE-2", "HQA"])
 def test_importance_weights_average_to_the_marginal_likelihood(name):
     model, image = lively(build(TWO_STAGES[name]), by=0.1), images()
     with torch.no_grad():

@@ -86,14 +86,14 @@ class Codec:
         model: the hierarchy; it is copied.
 
     Raises:
-        UserError: the model has no codes, or is not a hierarchy.
+        UserError: the model is not a hierarchy of codes with tables of probabilities.
     """
 
     def __init__(self, model: VAE):
-        if not isinstance(model, HierarchicalVAE) or model.settings.rate_ceiling is None:
+        if not isinstance(model, HierarchicalVAE) or not model.settings.latent.tables:
             raise UserError(
                 "only hierarchies of codes or bits compress: --model hierarchy, --latent relaxed,"
-                " stochastic, nearest or binary"
+                " stochastic, nearest, scalar or binary"
             )
         self.model = copy.deepcopy(model).cpu().double().eval()
         latents = only(DiscreteLatent, self.model.latents)

@@ -16,5 +16,8 @@ __getattr__, __dir__ = offer(
     stochastic="StochasticLatent",
     nearest="NearestLatent",
     gaussian="GaussianLatent",
+    scalar="ScalarLatent",
+    gaussian_mixture="GaussianMixtureLatent aggregate_kl per_position_kl",
+    residual="ResidualLatent",
     binary="BinaryLatent trapezoid_bits",
 )

@@ -16,23 +16,24 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from rrvqlib.latents.base import LatentDraw, channels_last, of_codes
+from rrvqlib.latents.base import DiscreteLatent, LatentDraw, channels_last, of_codes
 from rrvqlib.latents.codebook import Codebook, CodebookLatent
 from rrvqlib.latents.draws import categorical
 from rrvqlib.latents.relaxed import RelaxedLatent
 from rrvqlib.latents.responsibilities import log_responsibilities
+from rrvqlib.models.base import only
 from rrvqlib.models.pixelcnn import GatedPixelCNN
 from rrvqlib.nets.convolutions import Projection, ResidualStack, conv
 from rrvqlib.settings.latents import (
     LATENTS,
     CodebookSettings,
-    RelaxedDrawSettings,
+    LearntPriorSettings,
     RelaxedSettings,
 )
 from rrvqlib.settings.model import ModelSettings
 from rrvqlib.settings.second_stages import GreedySettings, PixelCNNSettings
 
-Codebooks = list[CodebookLatent]  # of the first stage, l = 1 first
+Symbols = list[DiscreteLatent]  # one at a position; of the first stage, l = 1 first
 
 
 def under_prior(draw: LatentDraw, log_p: Tensor, codes: int) -> LatentDraw:
@@ -58,7 +59,7 @@ def under_prior(draw: LatentDraw, log_p: Tensor, codes: int) -> LatentDraw:
 
 def true_codes(draw: LatentDraw) -> Tensor:
     """The codes (B, H, W, G) of a draw of symbols."""
-    assert draw.codes is not None, "latents with codebooks draw codes"
+    assert draw.codes is not None, "latents that are symbols draw codes"
     return draw.codes
 
 
@@ -72,7 +73,7 @@ class CodePrior(nn.Module, ABC):
 
     @abstractmethod
     def forward(
-        self, draws: list[LatentDraw], latents: Codebooks, temperature: Tensor | None
+        self, draws: list[LatentDraw], latents: Symbols, temperature: Tensor | None
     ) -> list[LatentDraw]:
         """Draws of all layers, l = 1 first, with the KL and `log_ratio` of this prior.
 
@@ -84,7 +85,7 @@ class CodePrior(nn.Module, ABC):
 
     @abstractmethod
     def sample(
-        self, batch: int, latents: Codebooks, temperature: float, kept: Sequence[Tensor]
+        self, batch: int, latents: Symbols, temperature: float, kept: Sequence[Tensor]
     ) -> list[Tensor]:
         """Codes of the first stage's layers, l = 1 first.
 
@@ -102,10 +103,10 @@ class CodePrior(nn.Module, ABC):
 class PixelCNNPrior(CodePrior):
     """A PixelCNN for every grid of codes, conditioned on the grid above (VQ-VAE, VQ-VAE-2)."""
 
-    def __init__(self, settings: ModelSettings, stage: PixelCNNSettings, latent: CodebookSettings):
+    def __init__(self, settings: ModelSettings, stage: PixelCNNSettings):
         super().__init__()
         self.pyramid = settings.pyramid
-        K = [latent.size(layer) for layer in range(settings.layers)]
+        K = [alphabet[1] for alphabet in settings.alphabets if alphabet]
         self.nets = nn.ModuleList(
             [
                 GatedPixelCNN(k, stage.prior_channels, stage.prior_blocks, above)
@@ -118,7 +119,7 @@ class PixelCNNPrior(CodePrior):
         return cast(list[GatedPixelCNN], list(self.nets))
 
     def forward(
-        self, draws: list[LatentDraw], latents: Codebooks, temperature: Tensor | None
+        self, draws: list[LatentDraw], latents: Symbols, temperature: Tensor | None
     ) -> list[LatentDraw]:
         codes = [true_codes(draw).squeeze(-1) for draw in draws]
         rows = zip(self._nets, draws, codes, [*codes[1:], None], latents, strict=True)
@@ -128,7 +129,7 @@ class PixelCNNPrior(CodePrior):
         ]
 
     def sample(
-        self, batch: int, latents: Codebooks, temperature: float, kept: Sequence[Tensor]
+        self, batch: int, latents: Symbols, temperature: float, kept: Sequence[Tensor]
     ) -> list[Tensor]:
         codes = [z.squeeze(-1) for z in kept]
         for layer in reversed(range(len(self.nets) - len(kept))):
@@ -193,8 +194,10 @@ class GreedyPrior(CodePrior):
     the ELBO of z_1 is a bound on log p(z_1), and the whole a bound on log p(x).
     """
 
-    def __init__(self, settings: ModelSettings, stage: GreedySettings, latent: CodebookSettings):
+    def __init__(self, settings: ModelSettings, stage: GreedySettings):
         super().__init__()
+        latent = settings.latent
+        assert isinstance(latent, CodebookSettings), "settings are checked"
         lower, upper = settings.pyramid
         D, scale = latent.embedding_dim, settings.init_scale
         C, blocks, ratio = stage.prior_channels, stage.prior_blocks, lower // upper
@@ -229,9 +232,9 @@ class GreedyPrior(CodePrior):
         return log_responsibilities(channels_last(self.decoder(vectors)), codebook).unsqueeze(-2)
 
     def forward(
-        self, draws: list[LatentDraw], latents: Codebooks, temperature: Tensor | None
+        self, draws: list[LatentDraw], latents: Symbols, temperature: Tensor | None
     ) -> list[LatentDraw]:
-        (lower,), (latent,) = draws, latents
+        (lower,), (latent,) = draws, only(CodebookLatent, latents)
         if self.training:
             self.unused.move(self.latent.codebook.means)
         posterior = self.encoder(lower.vectors)
@@ -247,7 +250,7 @@ class GreedyPrior(CodePrior):
         return [lower, upper]
 
     def sample(
-        self, batch: int, latents: Codebooks, temperature: float, kept: Sequence[Tensor]
+        self, batch: int, latents: Symbols, temperature: float, kept: Sequence[Tensor]
     ) -> list[Tensor]:
         if len(kept) == 2:
             return list(kept[:1])
@@ -256,7 +259,8 @@ class GreedyPrior(CodePrior):
         upper = (
             self.latent.lookup(kept[0]) if kept else self.latent.sample(no_parameters, temperature)
         )
-        table = self.log_prob(upper, latents[0].codebook)
+        (latent,) = only(CodebookLatent, latents)
+        table = self.log_prob(upper, latent.codebook)
         return [categorical(table, temperature)]
 
     def fit_codebooks(self, draws: list[LatentDraw]) -> None:
@@ -265,7 +269,7 @@ class GreedyPrior(CodePrior):
 
 def relaxed_latent(latent: CodebookSettings) -> RelaxedLatent:
     """The relaxed latents of a greedy layer; above nearest codes, their defaults."""
-    if not isinstance(latent, RelaxedDrawSettings):
+    if not isinstance(latent, LearntPriorSettings):
         latent = RelaxedSettings(
             codebook_size=latent.codebook_size,
             embedding_dim=latent.embedding_dim,

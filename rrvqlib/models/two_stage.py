@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from rrvqlib.latents.base import Latent
-from rrvqlib.latents.codebook import CodebookLatent
+from rrvqlib.latents.base import DiscreteLatent, Latent
 from rrvqlib.likelihoods.base import Likelihood
 from rrvqlib.models.base import VAE, Inference, only
 from rrvqlib.models.code_priors import CodePrior
@@ -17,7 +16,7 @@ from rrvqlib.settings.second_stages import SECOND_STAGES
 
 
 class TwoStageVAE(VAE):
-    """The first stage's encoder, codebooks and decoder under the prior of a second stage.
+    """The first stage's encoder, codes and decoder under the prior of a second stage.
 
     Its ELBO is the first stage's with log p(z) in place of the uniform prior's, so that both
     stages are scored alike. Training moves the prior alone, on codes drawn afresh.
@@ -32,7 +31,7 @@ class TwoStageVAE(VAE):
         self.first = first.requires_grad_(requires_grad=False)
         stage = settings.second_stage
         kind = SECOND_STAGES[stage.kind].load()
-        self.code_prior: CodePrior = kind(settings, stage, settings.latent)
+        self.code_prior: CodePrior = kind(settings, stage)
         self.train(self.training)
 
     @property
@@ -60,7 +59,7 @@ class TwoStageVAE(VAE):
 
     def infer(self, images: Tensor, temperature: Tensor | None) -> Inference:
         first = self.infer_first(images)
-        latents = only(CodebookLatent, self.first.latents)
+        latents = only(DiscreteLatent, self.first.latents)
         return Inference(first.parameters, self.code_prior(first.draws, latents, temperature))
 
     @torch.no_grad()
@@ -71,8 +70,8 @@ class TwoStageVAE(VAE):
     def decode_prior(
         self, batch: int, temperature: float = 1.0, keep: Sequence[Tensor] = ()
     ) -> Tensor:
-        latents = only(CodebookLatent, self.first.latents)
-        own = only(CodebookLatent, self.latents)
+        latents = only(DiscreteLatent, self.first.latents)
+        own = only(DiscreteLatent, self.latents)
         topmost = own[len(own) - len(keep) :]
         kept = [latent.codes_of(v) for latent, v in zip(topmost, keep, strict=True)]
         codes = self.code_prior.sample(batch, latents, temperature, kept)

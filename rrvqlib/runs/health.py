@@ -43,7 +43,9 @@ def dead_codes(settings: RunSettings, metrics: list, last: dict) -> list[str]:
     ]
     if not dead:
         return []
-    remedy = f"fewer codes (--codebook_size) would do, or {livelier_codes(settings.model)}"
+    remedy = "fewer codes (--levels) would do: these do not learn"
+    if takes(settings, "codebook_size"):
+        remedy = f"fewer codes (--codebook_size) would do, or {livelier_codes(settings.model)}"
     return [f"{'; '.join(dead)} (perplexity): {remedy}"]
 
 
@@ -119,16 +121,17 @@ def more_room(settings: RunSettings) -> str:
 
 
 def learns_rate(model: ModelSettings) -> bool:
-    """Whether the KL of its symbols is learnt: a VQ-VAE pays log K come what may."""
-    return model.latent.alphabet(0) is not None and not model.latent.fixed_rate
+    """Whether its KL is that of symbols, and learnt: a VQ-VAE pays log K come what may."""
+    return not model.latent.continuous and not model.latent.fixed_rate
 
 
 def hot_temperature(settings: RunSettings, metrics: list, last: dict) -> list[str]:
     """Relaxed samples that tell the decoder more than categorical ones will."""
     gap = last["valid_bits_per_dim"] - last["train_loss_bits_per_dim"]
     latent = settings.model.latent
+    # A mixture's loss is no ELBO, and differs from the score at any temperature.
     soft = isinstance(latent, RelaxedDrawSettings) and latent.relaxation == "soft"
-    if soft and takes(settings, "temperature") and gap > 0.2:
+    if soft and not latent.continuous and takes(settings, "temperature") and gap > 0.2:
         falls = takes(settings, "temperature_end")
         return [
             f"with hard samples the score is {gap:.2f} bits/dim worse than with the soft ones of"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -43,12 +44,30 @@ class LatentSettings(Settings):
         return False
 
     @property
+    def uniform_prior(self) -> bool:
+        """Whether p is uniform in every layer of a hierarchy, whatever the layers above say."""
+        return False
+
+    @property
+    def continuous(self) -> bool:
+        """Whether the decoder sees numbers that no symbol tells."""
+        return self.alphabet(0) is None
+
+    @property
+    def tables(self) -> bool:
+        """Whether q and p of its symbols are tables, as codecs and second stages want them.
+
+        These latents are a `DiscreteLatent`.
+        """
+        return self.alphabet(0) is not None
+
+    @property
     def score_function(self) -> bool:
         """Whether objectives that need no relaxation can train these codes."""
         return False
 
     def alphabet(self, layer: int) -> tuple[int, int] | None:
-        """Symbols at a position, and how many values each has; None where they are continuous.
+        """Symbols at a position, and how many values each has; None where there are none.
 
         Args:
             layer: 0 is l = 1.
@@ -91,9 +110,6 @@ class CodebookSettings(LatentSettings):
 class RelaxedDrawSettings(CodebookSettings):
     """Codes that are drawn, by a relaxation in training."""
 
-    prior: Literal["embedding", "direct"] = setting(
-        "embedding", "p(z_l | above): embedding (Eq 7) or direct (softmax of logits)"
-    )
     relaxation: Literal["straight-through", "reinmax", "soft"] = setting(
         "straight-through", "of draws in training: straight-through, reinmax or soft"
     )
@@ -104,7 +120,22 @@ class RelaxedDrawSettings(CodebookSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RelaxedSettings(RelaxedDrawSettings):
+class LearntPriorSettings(RelaxedDrawSettings):
+    """Codes that layers above can tell something of."""
+
+    prior: Literal["embedding", "direct", "uniform"] = setting(
+        "embedding",
+        "p(z_l | above): embedding (Eq 7), direct (softmax of logits) or uniform (1/K, as in"
+        " SQ-VAE-2)",
+    )
+
+    @property
+    def uniform_prior(self) -> bool:
+        return self.prior == "uniform"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RelaxedSettings(LearntPriorSettings):
     """Codes whose posterior is the responsibilities of the codebook, Eq. (2) and (6)."""
 
     kind: Literal["relaxed"] = "relaxed"
@@ -136,10 +167,35 @@ class RelaxedSettings(RelaxedDrawSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class StochasticSettings(RelaxedDrawSettings):
+class StochasticSettings(LearntPriorSettings):
     """SQ-VAE's codes: one variance for all of them, and a Gaussian term in training."""
 
     kind: Literal["stochastic"] = "stochastic"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResidualSettings(RelaxedDrawSettings):
+    """RSQ-VAE's codes, each for what the former ones left over."""
+
+    kind: Literal["residual"] = "residual"
+    stages: int = setting(
+        4,
+        "codes at a position of residual latents, each from a codebook of its own",
+        at_least=1,
+        at_most=1000,
+    )
+
+    @property
+    def uniform_prior(self) -> bool:
+        return True
+
+    @property
+    def tables(self) -> bool:
+        return False
+
+    def alphabet(self, layer: int) -> tuple[int, int]:
+        """A code of every stage."""
+        return self.stages, self.size(layer)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,12 +220,72 @@ class NearestSettings(CodebookSettings):
     def fixed_rate(self) -> bool:
         return True
 
+    @property
+    def uniform_prior(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScalarSettings(LatentSettings):
+    """FSQ's numbers, each rounded to one of a few values."""
+
+    kind: Literal["scalar"] = "scalar"
+    levels: Sides = setting(
+        (8, 6, 5),  # 240 codes: the paper's choice for about 2^8
+        "values of each of the numbers of a scalar code, 8,6,5: three numbers, 240 codes",
+        at_least=2,
+        at_most=MAX_WIDTH,
+    )
+
+    def check(self) -> None:
+        if not self.levels or math.prod(self.levels) > MAX_WIDTH:
+            rule = f"must be one number or more, their product at most {MAX_WIDTH:,}"
+            raise SettingError("levels", self.levels, rule)
+
+    def idle(self) -> dict[str, str]:
+        return {"embedding_dim": "with latents scalar, whose levels are as many as their numbers"}
+
+    @property
+    def fixed_rate(self) -> bool:
+        return True
+
+    @property
+    def uniform_prior(self) -> bool:
+        return True
+
+    def alphabet(self, layer: int) -> tuple[int, int]:
+        """One code."""
+        return 1, math.prod(self.levels)
+
 
 @dataclass(frozen=True, kw_only=True)
 class GaussianSettings(LatentSettings):
     """The Spatial-VAE's Gaussians."""
 
     kind: Literal["gaussian"] = "gaussian"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GaussianMixtureSettings(RelaxedDrawSettings):
+    """GM-VQ's codes, each with a Gaussian from which the decoder's vector is drawn."""
+
+    kind: Literal["gaussian-mixture"] = "gaussian-mixture"
+
+    @property
+    def by_batch(self) -> bool:
+        return True
+
+    @property
+    def uniform_prior(self) -> bool:
+        return True
+
+    @property
+    def continuous(self) -> bool:
+        return True
+
+    @property
+    def tables(self) -> bool:
+        return False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,7 +303,12 @@ class BinarySettings(LatentSettings):
 LATENTS = {
     "relaxed": Kind(RelaxedSettings, "rrvqlib.latents.relaxed:RelaxedLatent"),
     "stochastic": Kind(StochasticSettings, "rrvqlib.latents.stochastic:StochasticLatent"),
+    "residual": Kind(ResidualSettings, "rrvqlib.latents.residual:ResidualLatent"),
     "nearest": Kind(NearestSettings, "rrvqlib.latents.nearest:NearestLatent"),
+    "scalar": Kind(ScalarSettings, "rrvqlib.latents.scalar:ScalarLatent"),
     "gaussian": Kind(GaussianSettings, "rrvqlib.latents.gaussian:GaussianLatent"),
+    "gaussian-mixture": Kind(
+        GaussianMixtureSettings, "rrvqlib.latents.gaussian_mixture:GaussianMixtureLatent"
+    ),
     "binary": Kind(BinarySettings, "rrvqlib.latents.binary:BinaryLatent"),
 }

@@ -88,8 +88,9 @@ class ModelSettings(Settings):
     latent: LatentSettings = part(
         LATENTS,
         "latents",
-        "a layer's variables: relaxed (codes, Eq 2 and 6), stochastic (SQ-VAE's), nearest (codes,"
-        " Eq 1), gaussian (Spatial-VAE) or binary (bits, by the trapezoid rule)",
+        "a layer's variables: relaxed (codes, Eq 2 and 6), stochastic (SQ-VAE's), residual"
+        " (RSQ-VAE's), nearest (codes, Eq 1), scalar (FSQ: a few rounded numbers), gaussian"
+        " (Spatial-VAE), gaussian-mixture (GM-VQ) or binary (bits, by the trapezoid rule)",
     )
     likelihood: LikelihoodSettings = part(
         LIKELIHOODS,
@@ -124,22 +125,35 @@ class ModelSettings(Settings):
         ):
             rule = f"must be one number, or one for each of the {self.layers} layers of the pyramid"
             raise SettingError("codebook_size", latent.codebook_size, rule)
-        one_layer_of_codes = self.kind == "one-layer" and isinstance(latent, CodebookSettings)
+        one_layer = self.kind == "one-layer"
         if self.objective.kind != "elbo" and not (
-            one_layer_of_codes and latent.score_function and self.second_stage.kind == "none"
+            one_layer and latent.score_function and self.second_stage.kind == "none"
         ):
             rule = "must be elbo, unless the model is one layer of relaxed codes"
             raise SettingError("objective", self.objective.kind, rule)
-        uniform = latent.fixed_rate and self.second_stage.kind == "pixelcnn"
-        if self.second_stage.kind != "none" and not (one_layer_of_codes or uniform):
-            rule = (
-                "must be none, unless the first stage has codes under uniform priors (one layer of"
-                " codes, or pixelcnn with latents nearest)"
+        if self.second_stage.kind != "none":
+            self._check_second_stage()
+
+    def _check_second_stage(self) -> None:
+        def fail(rule: str) -> None:
+            raise SettingError("second_stage", self.second_stage.kind, f"must be none, {rule}")
+
+        latent, one_layer = self.latent, self.kind == "one-layer"
+        if not latent.tables or not (one_layer or latent.uniform_prior):
+            fail(
+                "unless the first stage has codes under uniform priors (one layer of latents"
+                " relaxed, stochastic, nearest or scalar; or pixelcnn with a hierarchy of nearest,"
+                " scalar or --prior uniform)"
             )
-            raise SettingError("second_stage", self.second_stage.kind, rule)
-        if self.second_stage.kind != "none" and any(a and a[0] > 1 for a in self.alphabets):
-            rule = "must be none, unless every position has one code (groups 1)"
-            raise SettingError("second_stage", self.second_stage.kind, rule)
+        if any(a and a[0] > 1 for a in self.alphabets):
+            fail("unless every position has one code (groups 1)")
+        if self.second_stage.kind == "greedy" and not (
+            one_layer and isinstance(latent, CodebookSettings)
+        ):
+            fail(
+                "or pixelcnn: greedy wants one layer of codebooks under uniform priors (latents"
+                " relaxed, stochastic or nearest)"
+            )
 
     def _check_pyramid(self) -> None:
         def fail(rule: str) -> None:
@@ -165,8 +179,8 @@ class ModelSettings(Settings):
         else:
             names = ("ladder_blocks", "decoder_input", "top_prior", "prior")
             found |= dict.fromkeys(names, "in a model of one layer")
-        if self.latent.fixed_rate:
-            found["top_prior"] = f"with latents {self.latent.kind}, whose priors are all uniform"
+        if self.latent.uniform_prior:
+            found["top_prior"] = f"with latents {self.latent.kind} whose priors are all uniform"
         if self.objective.kind != "elbo":
             found["relaxation"] = f"with objective {self.objective.kind}"
         return found
@@ -210,7 +224,7 @@ class ModelSettings(Settings):
         """
         bits = 0.0
         for side, alphabet in zip(self.pyramid, self.alphabets, strict=True):
-            if alphabet is None:
+            if alphabet is None or self.latent.continuous:
                 return None
             symbols, values = alphabet
             bits += side**2 * symbols * math.log2(values)
