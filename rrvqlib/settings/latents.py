@@ -46,7 +46,7 @@ class LatentSettings(Settings):
     @property
     def uniform_prior(self) -> bool:
         """Whether p is uniform in every layer of a hierarchy, whatever the layers above say."""
-        return False
+        return self.fixed_rate
 
     @property
     def continuous(self) -> bool:
@@ -55,11 +55,8 @@ class LatentSettings(Settings):
 
     @property
     def tables(self) -> bool:
-        """Whether q and p of its symbols are tables, as codecs and second stages want them.
-
-        These latents are a `DiscreteLatent`.
-        """
-        return self.alphabet(0) is not None
+        """Whether they are a `DiscreteLatent`, with tables for codecs and second stages."""
+        return not self.continuous
 
     @property
     def score_function(self) -> bool:
@@ -220,10 +217,6 @@ class NearestSettings(CodebookSettings):
     def fixed_rate(self) -> bool:
         return True
 
-    @property
-    def uniform_prior(self) -> bool:
-        return True
-
 
 @dataclass(frozen=True, kw_only=True)
 class ScalarSettings(LatentSettings):
@@ -247,10 +240,6 @@ class ScalarSettings(LatentSettings):
 
     @property
     def fixed_rate(self) -> bool:
-        return True
-
-    @property
-    def uniform_prior(self) -> bool:
         return True
 
     def alphabet(self, layer: int) -> tuple[int, int]:
@@ -282,10 +271,6 @@ class GaussianMixtureSettings(RelaxedDrawSettings):
     @property
     def continuous(self) -> bool:
         return True
-
-    @property
-    def tables(self) -> bool:
-        return False
 
 
 @dataclass(frozen=True, kw_only=True)
