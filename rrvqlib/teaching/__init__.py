@@ -6,6 +6,7 @@ __getattr__, __dir__ = offer(
     __name__,
     figures="PALETTE show_images use_style",
     colours="bits_of_channels",
+    running_example="EXAMPLES scoreboard train",
     images="within_image_share",
     theory="prove_decreasing prove_identity prove_limit prove_series worst_case_entropy",
 )

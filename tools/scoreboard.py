@@ -1,0 +1,69 @@
+"""Train the book's small models with three seeds and store their scores.
+
+python tools/scoreboard.py book/results/scoreboard.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from rrvqlib import cli, data
+from rrvqlib.files import check_writable, write_json
+from rrvqlib.models import build
+from rrvqlib.runs.records import hardware, versions
+from rrvqlib.runs.scoring import score
+from rrvqlib.teaching import running_example
+
+SEEDS = 3
+
+
+def left_neighbour(train: Tensor, images: Tensor) -> float:
+    """Bits per dim of sub-pixels by the histogram of differences to the left one (chapter 1)."""
+
+    def differences(of: Tensor) -> Tensor:
+        return (of[..., 1:].int() - of[..., :-1].int()) % 256
+
+    counts = differences(train).flatten().long().bincount(minlength=256) + 1.0
+    bits = -(counts / counts.sum()).log2()[differences(images).long()].sum().item()
+    return (bits + 8 * images[..., 0].numel()) / images.numel()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("out", type=Path, help="the JSON file to write")
+    out = parser.parse_args().out
+    check_writable(out)
+    patches = data.load("photos", image_size=16)
+    scores = {"left neighbour": [left_neighbour(patches.train, patches.valid)]}
+    seconds = {}
+    for name, settings in tqdm(running_example.EXAMPLES.items()):
+        begin, scores[name] = time.perf_counter(), []
+        for seed in range(SEEDS):
+            torch.manual_seed(seed)
+            model = build(settings)
+            running_example.train(model, patches.train)
+            torch.manual_seed(0)
+            scores[name].append(score(model, patches.valid)["bits_per_dim"])
+        seconds[name] = (time.perf_counter() - begin) / SEEDS
+    record = {
+        "bits_per_dim": scores,
+        "seconds": seconds,
+        "images": len(patches.valid),
+        "seeds": SEEDS,
+        "dataset": patches.name,
+        "versions": versions(),
+        "hardware": hardware(torch.device("cpu"), 1),
+    }
+    write_json(out, record)
+
+
+if __name__ == "__main__":
+    cli.run(lambda _: main())
