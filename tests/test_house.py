@@ -28,7 +28,7 @@ FLOORS = (
     {"models"},
     {"runs"},
     {"optimisation", "coding", "teaching"},
-    {"cli"},
+    {"cli", "remedies"},
     {"train", "evaluate", "sample", "reconstruct", "diagnose", "compress"},
 )
 PACKAGES = sorted(m.name for m in pkgutil.iter_modules([str(ROOT)]) if m.ispkg)
