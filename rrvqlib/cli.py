@@ -106,6 +106,8 @@ def read_settings(args: argparse.Namespace, kind: type[Settings]) -> dict[str, A
         text = getattr(args, name)
         if place.type is str and not place.choices:
             not_empty(f"--{name}", text)
+            if text == written("") and place.default == "":
+                text = ""
         parse, what, _ = PARSERS[str if place.choices else place.type]
         try:
             values[name] = parse(text)

@@ -1,7 +1,6 @@
 """Log-probabilities -> codes: categorical, Gumbel-softmax, straight-through, temperature."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from rrvqlib.latents.codebook import chosen_means
@@ -115,7 +114,8 @@ def reinmax_vectors(
         vectors (..., D), and their codes, int64 (...).
     """
     codes = categorical(log_probabilities.detach())
-    drawn = F.one_hot(codes, log_probabilities.shape[-1])
+    # Not one_hot, which reads the codes on the host to check them.
+    drawn = torch.zeros_like(log_probabilities).scatter(-1, codes.unsqueeze(-1), 1.0)
     between = (drawn + (log_probabilities.detach() / temperature).softmax(-1)) / 2
     # Its value is `between`, its derivative that of a softmax there.
     moved = (between.log() + (log_probabilities - log_probabilities.detach())).softmax(-1)

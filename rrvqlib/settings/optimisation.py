@@ -19,7 +19,7 @@ class OptimisationSettings(Settings):
     start_from: str = setting(
         "",
         "folder of a finished run whose weights this one starts with (its optimiser starts afresh);"
-        " with --second_stage, the run of the first",
+        " with --second_stage, the run of the first; none starts from noise",
     )
     batch_size: int = setting(64, "images per step, global: shared by all processes", at_least=1)
     optimizer: Literal["adamax", "adam"] = setting("adamax", "adamax or adam")
