@@ -148,10 +148,13 @@ def test_the_entropy_figure_follows_its_sliders(browser, pages):
     page, troubles = open_page(browser, path)
     widget = page.locator("#entropy-widget")
     readout = widget.locator(".entropy-readout")
-    assert "g = 10.50 nats" in readout.inner_text()
+    assert "g = 9.41 nats" in readout.inner_text() and "d = 4.05." in readout.inner_text()
     widget.locator("input").first.focus()
     page.keyboard.press("End")  # d = 40
-    assert "g = 40.50 nats" in readout.inner_text()
+    assert "g = 36.40 nats" in readout.inner_text()
+    widget.locator("input").nth(1).focus()
+    page.keyboard.press("End")  # delta = 3
+    assert "do not cross" in readout.inner_text()
     assert widget.locator("svg path").count() >= 2
     assert not troubles
 

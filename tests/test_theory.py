@@ -21,6 +21,7 @@ from rrvqlib.teaching.theory import (
     prove_identity,
     prove_limit,
     prove_series,
+    proved,
 )
 
 x, g, n = sp.symbols("x g n", positive=True)
@@ -220,6 +221,22 @@ def test_the_monotonicity_checker_refuses_a_wrong_derivative_and_a_wrong_sign():
         prove_decreasing(sp.exp(g), sp.exp(g), g)
 
 
+def test_what_is_proved_is_printed_and_what_is_refused_is_not(capsys):
+    proved("D.14", "log(1 + x) = x", prove_series, sp.log(1 + x), x, -(x**2) / 2, x, order=2)
+    assert capsys.readouterr().out == "D.14           log(1 + x) = x\n"
+    with pytest.raises(NotProved):
+        proved("D.14", "log(1 + x) = 2 x", prove_series, sp.log(1 + x), 2 * x, x, x, order=2)
+    assert capsys.readouterr().out == ""
+
+
+@settings(derandomize=True, deadline=None, max_examples=40)
+@given(st.lists(st.floats(-8, 8), min_size=2, max_size=12))
+def test_the_runner_up_bounds_the_entropy(values):
+    best, second = sorted(values)[-1:-3:-1]
+    found = theory.entropy(torch.tensor(values, dtype=torch.float64)).item()
+    assert found <= theory.worst_case_entropy(best - second, len(values)) + 1e-12
+
+
 WRONG_VARIANTS = """
 import sympy as sp
 from rrvqlib.teaching.theory import NotProved, prove_decreasing, prove_identity, prove_limit
@@ -258,23 +275,46 @@ def test_the_counts_of_the_errata():
     assert math.ceil(math.log(8e-4 / 5e-5) / math.log(1 / 0.8)) * 20 == 260
 
 
-@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
-def test_the_interactive_figure_computes_what_the_library_does():
+def in_node(expression):
+    """What an expression is in the chapter's interactive figure."""
     text = "".join("".join(cell["source"]) for cell in json.loads(CHAPTER.read_text())["cells"])
     maths = text.split("// entropy-maths")[1].split("// end of entropy-maths")[0]
+    script = f"{maths}console.log(JSON.stringify({expression}))"
+    run = subprocess.run(["node", "-e", script], capture_output=True, text=True, check=True)
+    return json.loads(run.stdout)
+
+
+needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+
+
+@needs_node
+def test_the_interactive_figure_computes_what_the_library_does():
     cases = [
         (d, delta, near, far)
         for d in (0, 3, 12, 40)
         for delta in (0.2, 1, 3)
         for near, far in ((1, 1), (0.5, 2), (2, 0.5))
     ]
-    script = (
-        maths + f"console.log(JSON.stringify({json.dumps(cases)}.map(c => entropyOf("
-        "logRatio(c[0], c[1], 32, c[2], c[3]), 256))))"
+    by_figure = in_node(
+        f"{json.dumps(cases)}.map(c => entropyOf(logRatio(c[0], c[1], 32, c[2], c[3]), 256))"
     )
-    run = subprocess.run(["node", "-e", script], capture_output=True, text=True, check=True)
-    for (d, delta, near, far), found in zip(cases, json.loads(run.stdout), strict=True):
+    for (d, delta, near, far), found in zip(cases, by_figure, strict=True):
         distances = torch.tensor([d] + [d + delta] * 255, dtype=torch.float64)
         variances = torch.tensor([near] + [far] * 255, dtype=torch.float64)
         logits = -distances.square() / (2 * variances) - 16 * variances.log()
         assert found == pytest.approx(theory.entropy(logits).item(), rel=1e-8)
+
+
+@needs_node
+@pytest.mark.parametrize(("separation", "offset"), [(0.5, 0), (0.9, 0), (0.9, 2), (0.8, -0.1)])
+def test_the_interactive_figure_marks_the_crossover(separation, offset):
+    lead = f"t => lead(t, {separation}, 32, 1, 1, 256, {offset})"
+    expected = [theory.crossover_distance(separation, offset)]
+    assert in_node(f"crossings({lead})") == pytest.approx(expected, abs=1e-6)
+
+
+@needs_node
+def test_the_interactive_figure_marks_no_crossover_at_separation_one_and_two_of_a_parabola():
+    assert in_node("crossings(t => lead(t, 1, 32, 1, 1, 256, 0))") == []
+    first, second = in_node("crossings(t => lead(t, 0.5, 32, 1.05, 1, 256, 0))")
+    assert first < second < 40

@@ -8,5 +8,6 @@ __getattr__, __dir__ = offer(
     colours="bits_of_channels",
     running_example="EXAMPLES scoreboard train",
     images="within_image_share",
-    theory="prove_decreasing prove_identity prove_limit prove_series worst_case_entropy",
+    theory="prove_decreasing prove_identity prove_limit prove_series proved worst_case_entropy",
+    trained="code_gaps gaps_of_layers",
 )

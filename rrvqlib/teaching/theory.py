@@ -7,7 +7,8 @@ two values of g. The checkers at the end let sympy prove such statements, or ref
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ def rvq_log_ratio(distance: Array, separation: float = 1.0, variance: float = 1.
     return (separation**2 / 2 + separation * np.asarray(distance, float)) / variance
 
 
-def worst_case_entropy(log_ratio: Array, codes: int, near: int = 1) -> Array:
+def worst_case_entropy(log_ratio: Array, codes: int, near: Array = 1) -> Array:
     """Entropy of `near` tied likely codes and the rest, lower by `log_ratio`: exact, in nats.
 
     For near = 1 this is log1p(x) + x g / (1 + x), which neither overflows nor underflows before
@@ -44,6 +45,17 @@ def worst_case_entropy(log_ratio: Array, codes: int, near: int = 1) -> Array:
     g = np.asarray(log_ratio, float)
     x = (codes - near) / near * np.exp(-g)
     return np.log(near) + np.log1p(x) + x * g / (1 + x)
+
+
+def least_entropy(log_ratio: float, codes: int) -> tuple[float, int]:
+    """Least entropy (nats) of K codes whose log-probabilities span `log_ratio`, and its m.
+
+    Args:
+        log_ratio: g > 0, in nats.
+        codes: K; the search is over m = 1 ... K - 1 tied likely codes.
+    """
+    entropies = np.asarray(worst_case_entropy(log_ratio, codes, near=np.arange(1, codes)))
+    return float(entropies.min()), 1 + int(entropies.argmin())
 
 
 def first_order_entropy(log_ratio: Array, codes: int) -> Array:
@@ -132,6 +144,23 @@ def random_codebook_entropies(
 
 class NotProved(Exception):
     """A checker could not prove the statement: it is wrong, or beyond sympy."""
+
+
+def proved(
+    equations: str, statement: str, checker: Callable[..., None], *arguments: Any, **named: Any
+) -> None:
+    """Let a checker prove a statement, then print it; what is refused is not printed.
+
+    Args:
+        equations: which ones the statement is about, such as "D.3, D.4".
+        statement: in words.
+        checker: one of those below; it gets the remaining arguments.
+
+    Raises:
+        NotProved: the checker could not prove it.
+    """
+    checker(*arguments, **named)
+    print(f"{equations:<14} {statement}")
 
 
 def prove_identity(left: sympy.Expr, right: sympy.Expr) -> None:
