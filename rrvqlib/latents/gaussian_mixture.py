@@ -25,10 +25,10 @@ MIN_VARIANCE = 1e-3
 
 
 class GaussianMixtureLatent(Latent):
-    """A code c and a vector z around it: p(c) = 1 / K, p(z | c) = N(mu_c, I).
+    """A code c and a vector z around it: p(c) = 1 / K, p(z given c) = N(mu_c, I).
 
-    The posterior of c is Eq. (2), q(c | x) = softmax(-|e - mu_c|^2 / 2), and that of z is
-    N(mu_c, s_c^2(x) I) with s_c^2(x) = |e - mu_c|^2 / 2 D. The prior's variance is 1: embeddings
+    The posterior of c is Eq. (2), the softmax of `-|e - mu_c|^2 / 2`, and that of z is
+    N(mu_c, s_c^2(x) I) with `s_c^2(x) = |e - mu_c|^2 / 2 D`. The prior's variance is 1: embeddings
     and means choose their unit, as those of Eq. (2) do. z is what the decoder sees; codes are
     reported, but they are not all that it is told.
 

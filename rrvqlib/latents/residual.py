@@ -21,11 +21,11 @@ class ResidualLatent(Latent):
     """G codes at every position, whose sum the decoder sees; uniform priors.
 
     Stage g has a codebook and a variance s_g of its own, and quantises r_g = e - sum_{h<g} z_h:
-    q(z_g | z_{<g}, x) = softmax(-|r_g - E_k|^2 / 2 s_g). The draws follow one another, so that no
-    table of probabilities says all: this is no `DiscreteLatent`.
+    q(z_g given z_{<g}, x) is the softmax of `-|r_g - E_k|^2 / 2 s_g`. The draws follow one another,
+    so that no table of probabilities says all: this is no `DiscreteLatent`.
 
     The KL of a position is that of its stages given the codes drawn so far, the sum of
-    log K - H(q(z_g | z_{<g}, x)); its mean over draws is the KL of all G codes. As in SQ-VAE,
+    log K less the entropy of each; its mean over draws is the KL of all G codes. As in SQ-VAE,
     training pays for a Gaussian variable around the sum of codes, whose variance is the sum of the
     variances, by a `vq_loss`. With one stage these are SQ-VAE's codes.
 

@@ -55,7 +55,7 @@ class ScalarLatent(DiscreteLatent):
 
     @property
     def half_width(self) -> Tensor:
-        """What maps whole numbers to [-1, 1], (D,): half of the levels, rounded down."""
+        """Half of the levels, rounded down, (D,); by it whole numbers are divided."""
         return (self.levels / 2).floor()
 
     def bound(self, features: Tensor) -> Tensor:

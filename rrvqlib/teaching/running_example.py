@@ -59,7 +59,8 @@ def train(model: VAE, images: Tensor, steps: int = STEPS) -> Tensor:
         steps: how many.
 
     Returns:
-        What each step saw, (steps, 2) bits per dim: of the pixels given the codes, and the KL.
+        What each step saw, in bits per dim (steps, 2). First the pixels given the codes, then
+        the KL.
     """
     model.initialise(images[:64])
     codebooks = {id(parameter) for parameter in model.fast_parameters()}
