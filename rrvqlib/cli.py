@@ -17,7 +17,7 @@ from rrvqlib.data.registry import DATASETS
 from rrvqlib.errors import UserError
 from rrvqlib.remedies import remedy
 from rrvqlib.settings.fields import SettingError, Settings, Sides, in_words
-from rrvqlib.settings.flat import Place, places, written
+from rrvqlib.settings.flat import NOTHING, Place, places, written
 from rrvqlib.settings.model import parse_sides
 
 
@@ -90,7 +90,7 @@ def add_settings(parser: argparse.ArgumentParser, kind: type[Settings]) -> None:
 def about(place: Place) -> str:
     """The range and the default of a setting."""
     limits = in_words(place.limits) + "; " if any(place.limits.values()) else ""
-    return f"{limits}default: {written(place.default)}"
+    return f"{limits}default: {written(place.default) or NOTHING}"
 
 
 def read_settings(args: argparse.Namespace, kind: type[Settings]) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def read_settings(args: argparse.Namespace, kind: type[Settings]) -> dict[str, A
         text = getattr(args, name)
         if place.type is str and not place.choices:
             not_empty(f"--{name}", text)
-            if text == written("") and place.default == "":
+            if text == NOTHING and place.default == "":
                 text = ""
         parse, what, _ = PARSERS[str if place.choices else place.type]
         try:

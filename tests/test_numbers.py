@@ -80,10 +80,13 @@ def decimals(text):
     return DECIMAL.findall(text)
 
 
+ASIDE = ("seconds", "versions", "hardware")  # what no sentence is about
+
+
 def numbers_in(value):
     """All numbers of a JSON value."""
     if isinstance(value, dict):
-        value = list(value.values())
+        value = [part for name, part in value.items() if name not in ASIDE]
     if isinstance(value, list):
         for part in value:
             yield from numbers_in(part)
@@ -104,7 +107,9 @@ def records():
     for path in RESULTS.glob("*.jsonl"):
         for line in map(json.loads, path.read_text().splitlines()):
             kl = line.pop("kl_bits_per_dim")
-            found += [sum(kl), *(v for k, v in line.items() if "bits_per_dim" in k)]
+            found += [sum(kl), *(v for k, v in line.items() if k.endswith("valid_bits_per_dim"))]
+            if path.name == "sweep-cifar10.jsonl":  # whose table has the losses, too
+                found.append(line["train_loss_bits_per_dim"])
     return found
 
 

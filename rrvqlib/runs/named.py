@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rrvqlib import paper
-from rrvqlib.settings.flat import changed, flattened, idle_names, written
+from rrvqlib.settings.flat import NOTHING, changed, flattened, idle_names, written
 from rrvqlib.settings.model import parse_sides
 from rrvqlib.settings.run import RunSettings
 
@@ -426,5 +426,5 @@ def command(name: str, settings: RunSettings, out: Path) -> str:
     named, idle = flattened(RUNS[name].settings), idle_names(settings)
     for flag, value in flattened(settings).items():
         if flag not in idle and value != named.get(flag):
-            words += [f"--{flag}", written(value)]
+            words += [f"--{flag}", written(value) or NOTHING]
     return shlex.join([*words, "--out", str(out)])

@@ -20,7 +20,7 @@ from rrvqlib.runs import command
 from rrvqlib.runs.pictures import RECONSTRUCTED, RUN_IMAGES
 from rrvqlib.runs.scoring import importance_weighted_score, score
 from rrvqlib.settings.fields import from_json
-from rrvqlib.settings.flat import flattened, written
+from rrvqlib.settings.flat import NOTHING, flattened, written
 from rrvqlib.settings.run import RunSettings
 
 SCORED_TRAIN_IMAGES = 2000  # the first ones, for train_bits_per_dim
@@ -184,7 +184,7 @@ def check_same_run(stored: Any, settings: RunSettings) -> None:
             values["start_from"] = Path(os.path.abspath(values["start_from"])).name
     for name in now | then:  # in the order of the flags
         if name not in FREE and then.get(name) != now.get(name):
-            made_with = (written(then[name]) or "none") if name in then else "no such setting"
+            made_with = (written(then[name]) or NOTHING) if name in then else "no such setting"
             asked = written(now.get(name)) or "not given"
             raise UserError(
                 f"--{name} {asked}: the checkpoint was made with {made_with};"

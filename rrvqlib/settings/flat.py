@@ -166,11 +166,14 @@ def part_with(kind: type[Settings], name: str) -> str:
     raise KeyError(name)
 
 
+NOTHING = "none"  # how one writes a path that is not given
+
+
 def written(value: object) -> str:
-    """A setting as one writes it on the command line; (16, 16, 8) -> "16*2,8", nothing -> none."""
+    """A setting as one writes it on the command line; (16, 16, 8) -> "16*2,8"."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
         runs = ((side, len(list(equal))) for side, equal in itertools.groupby(value))
         return ",".join(f"{side}*{n}" if n > 1 else str(side) for side, n in runs)
-    return str(value) or "none"
+    return str(value)
