@@ -180,18 +180,22 @@ def seconds_per_image(
 ) -> float:
     """Of a training pass on a device."""
     model = build(settings).to(device)
-    n = micro_batch if device.type == "cuda" else min(micro_batch, 2)
-    bf16 = uses_bf16(precision, device)
+    bf16, on_gpu = uses_bf16(precision, device), device.type == "cuda"
 
-    def one_pass() -> None:
-        with half_precision(device) if bf16 else nullcontext():
-            loss = forward(model, n, device)
-        loss.backward()
+    def one_pass(n: int) -> float:
+        def both_ways() -> None:
+            with half_precision(device) if bf16 else nullcontext():
+                loss = forward(model, n, device)
+            loss.backward()
 
-    on_gpu = device.type == "cuda"
-    seconds = timed(one_pass, use_cuda=on_gpu)
+        return timed(both_ways, use_cuda=on_gpu)
+
+    n = micro_batch if on_gpu else min(micro_batch, 2)
+    seconds = one_pass(n)
     if on_gpu or seconds < 1:  # else what the first pass sets up does not matter
-        seconds = min(timed(one_pass, use_cuda=on_gpu) for _ in range(2))
+        if not on_gpu:  # a CPU takes less for an image of many: as many as fit into a second or so
+            n = min(micro_batch, int(2 / one_pass(n)) + 1)
+        seconds = min(one_pass(n) for _ in range(2))
     return seconds / n
 
 
