@@ -10,8 +10,8 @@ from torch.distributions import Categorical, MixtureSameFamily, Normal, kl_diver
 
 from rrvqlib.errors import UserError
 from rrvqlib.latents import GaussianMixtureLatent, aggregate_kl, channels_last
-from rrvqlib.latents import per_position_kl as kl_of_codes
 from rrvqlib.latents.codebook import Codebook
+from rrvqlib.latents.divergences import uniform_kl
 from rrvqlib.latents.gaussian_mixture import MIN_VARIANCE, squared_distances
 from rrvqlib.runs.scoring import score
 from rrvqlib.settings import ModelSettings, changed
@@ -97,7 +97,7 @@ def test_the_authors_objective_lies_above_the_elbo_by_the_mutual_information(rel
     torch.testing.assert_close(elbo.mean() - albo.mean(), information)
     assert information > 0.1
     log_q = latent.log_posterior(e)
-    torch.testing.assert_close(kl_of_codes(log_q).mean(), information + aggregate_kl(log_q))
+    torch.testing.assert_close(uniform_kl(log_q).mean(), information + aggregate_kl(log_q))
 
 
 def test_where_every_image_is_alike_or_knows_nothing_the_two_agree():
@@ -107,7 +107,7 @@ def test_where_every_image_is_alike_or_knows_nothing_the_two_agree():
     with torch.no_grad():
         latent.codebook.means.copy_(latent.codebook.means[:1].expand(K, -1))
     e = normal(4, D, 2, 2)  # codes that are all one
-    assert kl_of_codes(latent.log_posterior(e)).abs().max() < 1e-5
+    assert uniform_kl(latent.log_posterior(e)).abs().max() < 1e-5
     torch.testing.assert_close(drawn(latent, e).kl, drawn(latent, e, WARM).kl)
 
 
@@ -117,7 +117,7 @@ def test_sure_codes_used_equally_often_are_free_in_the_authors_objective():
         latent.codebook.means.mul_(100)
     e = latent.codebook.means.detach().view(K, D, 1, 1)
     log_q = latent.log_posterior(e)
-    assert kl_of_codes(log_q).flatten().tolist() == pytest.approx([math.log(K)] * K)
+    assert uniform_kl(log_q).flatten().tolist() == pytest.approx([math.log(K)] * K)
     assert aggregate_kl(log_q).item() == pytest.approx(0, abs=1e-6)
 
 
@@ -180,7 +180,7 @@ def test_it_is_trained_by_one_and_scored_by_the_other():
     model, images = lively(settings), random_images(6, 8)
     e = model.encode(images)
     log_q = model.latent.log_posterior(e)
-    information = kl_of_codes(log_q).mean() - aggregate_kl(log_q)
+    information = uniform_kl(log_q).mean() - aggregate_kl(log_q)
     gap = model(images).kl.mean() - model(images, WARM).kl.mean()
     torch.testing.assert_close(gap, 16 * information, atol=1e-4, rtol=1e-4)
     found = score(model, images)

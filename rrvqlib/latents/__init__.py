@@ -17,7 +17,7 @@ __getattr__, __dir__ = offer(
     nearest="NearestLatent",
     gaussian="GaussianLatent",
     scalar="ScalarLatent",
-    gaussian_mixture="GaussianMixtureLatent aggregate_kl per_position_kl",
+    gaussian_mixture="GaussianMixtureLatent aggregate_kl",
     residual="ResidualLatent",
     binary="BinaryLatent trapezoid_bits",
 )

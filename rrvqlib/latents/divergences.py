@@ -1,5 +1,7 @@
 """KL divergences in closed form."""
 
+import math
+
 from torch import Tensor
 
 
@@ -10,6 +12,11 @@ def categorical_kl(log_posterior: Tensor, log_prior: Tensor) -> Tensor:
     quantity and two orders of magnitude larger.
     """
     return (log_posterior.exp() * (log_posterior - log_prior)).sum(-1)
+
+
+def uniform_kl(log_posterior: Tensor) -> Tensor:
+    """KL(q || 1 / K) of categorical distributions: log-probabilities (..., K) -> (...) nats."""
+    return math.log(log_posterior.shape[-1]) + (log_posterior.exp() * log_posterior).sum(-1)
 
 
 def gaussian_kl(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from rrvqlib.latents import draws
 from rrvqlib.latents.base import Latent, LatentDraw, channels_first, channels_last, of_codes
 from rrvqlib.latents.codebook import Codebook, chosen_means
+from rrvqlib.latents.divergences import uniform_kl
 from rrvqlib.latents.responsibilities import log_relaxed
 from rrvqlib.numerics import full_precision
 from rrvqlib.settings.latents import GaussianMixtureSettings
@@ -75,7 +76,7 @@ class GaussianMixtureLatent(Latent):
             else:
                 codes = draws.categorical(log_q)
                 mean = chosen_means(means, codes)
-                kl = per_position_kl(log_q) + within
+                kl = uniform_kl(log_q) + within
             variance = variance_of((features - mean).square().sum(-1), D)  # (B, H, W)
             noise = torch.randn(mean.shape, device=mean.device)
             z = channels_first(mean + variance.sqrt().unsqueeze(-1) * noise)
@@ -120,11 +121,6 @@ def kl_around_mean(variance: Tensor, dimensions: int) -> Tensor:
     return dimensions * (variance - 1 - variance.log()) / 2
 
 
-def per_position_kl(log_q: Tensor) -> Tensor:
-    """KL(q(c | x) || p(c)) at every position, (..., K) -> (...) nats."""
-    return math.log(log_q.shape[-1]) + (log_q.exp() * log_q).sum(-1)
-
-
 def aggregate_kl(log_q: Tensor) -> Tensor:
     """KL(q(c) || p(c)) nats of the *aggregated* posterior: the mean over images and positions.
 
@@ -138,4 +134,4 @@ def aggregate_kl(log_q: Tensor) -> Tensor:
     Returns:
         (), the same for every position.
     """
-    return per_position_kl(log_q.flatten(0, -2).logsumexp(0) - math.log(log_q[..., 0].numel()))
+    return uniform_kl(log_q.flatten(0, -2).logsumexp(0) - math.log(log_q[..., 0].numel()))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from rrvqlib.latents import draws
 from rrvqlib.latents.base import Latent, LatentDraw, channels_first, channels_last, of_codes
 from rrvqlib.latents.codebook import Codebook, chosen_means, nearest_codes
+from rrvqlib.latents.divergences import uniform_kl
 from rrvqlib.latents.responsibilities import log_responsibilities
 from rrvqlib.numerics import full_precision, total
 from rrvqlib.settings.latents import ResidualSettings
@@ -76,7 +77,7 @@ class ResidualLatent(Latent):
                 else:
                     relaxed = draws.RELAXATIONS[self.relaxation]
                     vectors, codes = relaxed(log_q, book.means, temperature)
-                kls.append(math.log(self.values) + (log_q.exp() * log_q).sum(-1))
+                kls.append(uniform_kl(log_q))
                 all_codes.append(codes)
                 parts.append(vectors)
                 left = left - vectors
