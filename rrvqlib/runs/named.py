@@ -162,7 +162,7 @@ RIVALS = {
     "vimco": changed(RIVAL, objective="vimco"),
     # FSQ (Mentzer et al. 2023): 64 codes, as the others have.
     "fsq": changed(RIVAL, latent="scalar", levels=(8, 8)),
-    # RSQ-VAE (the same paper): the others' codebook of 64, in two stages, the fewest that leave
+    # RSQ-VAE (Takida et al. 2024): the others' codebook of 64, in two stages, the fewest that leave
     # something over. The room is twice theirs, 12 bits a position, and all that is used is paid.
     "rsq-vae": changed(RIVAL, latent="residual", stages=2, relaxation="soft", temperature_end=0.25),
     # GM-VQ (Yan et al. 2024): 64 codes, but the decoder sees numbers around them.
