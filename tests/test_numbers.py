@@ -66,7 +66,7 @@ EXCUSED = {
     "2.75": "Shi et al. (2024), masked diffusion on CIFAR-10",
     "4.67": "van den Oord et al. (2017), the VQ-VAE on CIFAR-10",
     "3.11": "a version of Python",
-    "3.12": "a version of Python",
+    "3.14": "a version of Python",
     "2007.07307": "the paper's number on arXiv",
 }
 
