@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STEPS, BATCH, RATE = 300, 16, 0.02  # 4,800 patches of 16x16 pixels seen
+THREAD_IMAGE = 60  # an eye: the patch of the validation images that each chapter reconstructs
 SMALL = changed(
     ModelSettings(),
     model="one-layer",
