@@ -169,7 +169,7 @@ def test_buttons_that_need_the_repository_appear_only_with_its_address(tmp_path,
 
 
 def test_the_scoreboard_has_every_claim_twice_once_as_a_chip_and_once_as_a_row():
-    text = (ROOT / "book/intro.md").read_text()
+    text = (ROOT / "book/status.md").read_text()
     chips = re.findall(
         r"^- \[\*\*(C\d+)\*\* .*\]\(sec-claims\)\{\.(yes|part|no|open)\}$", text, re.M
     )

@@ -1,4 +1,4 @@
-"""Draw the book's diagrams as SVG: book/figures/layers.svg and book/figures/networks.svg.
+"""Draw the book's diagrams as SVG, into book/figures.
 
 python tools/draw_figures.py
 
@@ -7,11 +7,15 @@ SVG is written by hand, so that a diagram has no date in it and comes out the sa
 
 from __future__ import annotations
 
+import base64
+import colorsys
+import io
 from pathlib import Path
 
 import numpy as np
 
-FOLDER = Path(__file__).resolve().parent.parent / "book" / "figures"
+BOOK = Path(__file__).resolve().parent.parent / "book"
+FOLDER = BOOK / "figures"
 # The palette of rrvqlib.teaching.figures and a grey: one colour for each of eight codes.
 PALETTE = [
     "#0072B2",
@@ -197,7 +201,109 @@ def networks() -> str:
     return svg(700, 580, title, parts)
 
 
-FIGURES = {"layers.svg": layers, "networks.svg": networks}
+def pixels(x: float, y: float, size: float, image: np.ndarray) -> str:
+    """A uint8 picture (side, side, 3) inside the drawing, its pixels left square."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, format="PNG", compress_level=0)  # the same bytes everywhere
+    data = base64.b64encode(file.getvalue()).decode()
+    return (
+        f'<image x="{x:g}" y="{y:g}" width="{size:g}" height="{size:g}" image-rendering="pixelated"'
+        f' href="data:image/png;base64,{data}"/>'
+    )
+
+
+def coffee() -> np.ndarray:
+    """A cup of the test photographs, uint8 (64, 64, 3)."""
+    from PIL import Image
+    from skimage import data
+
+    cup = Image.fromarray(data.coffee()[20:320, 150:450])
+    return np.asarray(cup.resize((64, 64), Image.Resampling.BOX))
+
+
+def likeliest_codes(image: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+    """The codes that a stored model writes a picture with, and what it makes of them.
+
+    Args:
+        image: uint8 (64, 64, 3).
+
+    Returns:
+        Codes of every layer, l = 1 first, each (side, side); the picture rebuilt, uint8.
+    """
+    import torch
+
+    from rrvqlib.likelihoods.base import pixels_to_reals, reals_to_pixels
+    from rrvqlib.models import load_model
+
+    model = load_model(BOOK / "results" / "photos64-l5-cpu").double()
+    pixels = torch.from_numpy(image.transpose(2, 0, 1).copy())[None]
+    chosen = []
+    with torch.no_grad():
+        features = model.encoder(pixels_to_reals(pixels).double())
+        state = model.decoder.top(1)
+        for layer, feature in zip(reversed(model.layers), reversed(features), strict=True):
+            codes = layer.latent.log_posterior(layer.posterior(feature, state)).argmax(-1)
+            chosen.append(codes[0, :, :, 0].numpy())
+            state = layer.decode(state, layer.latent.lookup(codes))
+        rebuilt = reals_to_pixels(model.likelihood.mean(model.decoder.head(state)))
+    return chosen[::-1], rebuilt[0].permute(1, 2, 0).numpy()
+
+
+def hue(code: int) -> str:
+    """A colour of its own for every code: steps of the golden angle around the circle of hues."""
+    red, green, blue = colorsys.hls_to_rgb(code * 0.381966 % 1, (0.42, 0.58, 0.72)[code % 3], 0.55)
+    return f"#{round(255 * red):02x}{round(255 * green):02x}{round(255 * blue):02x}"
+
+
+def symbols() -> str:
+    """A photograph, the codes that a small hierarchy writes it with, and what they rebuild."""
+    image = coffee()
+    codes, rebuilt = likeliest_codes(image)
+    big, small, gap, edge = 188, 104, 16, 22
+    width = 5 * small + 4 * gap + 2 * edge
+    right = width - edge - big
+    middle = width / 2
+    count = sum(grid.size for grid in codes)
+    table = (128, 64, 32, 16, 8)
+    bits = sum(grid.size * (size.bit_length() - 1) for grid, size in zip(codes, table, strict=True))
+    parts = [
+        pixels(edge, 16, big, image),
+        pixels(right, 16, big, rebuilt),
+        arrow(edge + big + 12, 110, right - 12, 110),
+        text(middle, 62, f"{count} symbols", font_size="24", font_weight="bold"),
+        text(middle, 90, f"{bits:,} bits"),
+        text(middle, 138, "of the picture&#8217;s"),
+        text(middle, 158, f"{8 * image.size:,}"),
+        text(edge + big / 2, 228, "64×64 pixels"),
+        text(right + big / 2, 228, "what they rebuild"),
+    ]
+    top = 262
+    for place, (grid, size) in enumerate(zip(reversed(codes), reversed(table), strict=True)):
+        x, side = edge + place * (small + gap), len(grid)
+        colours = np.array([[hue(int(code)) for code in row] for row in grid])
+        parts += cells(x, top, small, colours, gap=0.5 if side > 4 else 1)
+        step = small / side
+        if side <= 4:
+            parts += [
+                text(
+                    x + (j + 0.5) * step,
+                    top + (i + 0.5) * step + 5,
+                    str(code),
+                    font_size="15",
+                    fill="#000000" if code % 3 else "#ffffff",  # the darkest third
+                )
+                for (i, j), code in np.ndenumerate(grid)
+            ]
+        label = "1 symbol" if side == 1 else f"{side}×{side}"
+        parts.append(text(x + small / 2, top + small + 20, label))
+        parts.append(text(x + small / 2, top + small + 39, f"of {size}", fill="#555555"))
+    title = f"A photograph, the {count} codes of its five layers, and what is rebuilt from them"
+    return svg(width, top + small + 54, title, parts, font_size=16)
+
+
+FIGURES = {"layers.svg": layers, "networks.svg": networks, "symbols.svg": symbols}
 
 
 def main() -> None:
