@@ -53,11 +53,11 @@ def means_given(images: Tensor, means: Tensor, coefficients: Tensor) -> Tensor:
 
     Args:
         images: uint8 (B, c, S, S), the first c of red, green and blue.
-        means: (B, n, M, S, S), of the first n channels; those before the n-th are in images.
-        coefficients: (B, 3, M, S, S), of red in green, of red in blue, of green in blue.
+        means: (B, n, I, S, S), of the first n channels; those before the n-th are in images.
+        coefficients: (B, 3, I, S, S), of red in green, of red in blue, of green in blue.
 
     Returns:
-        (B, n, M, S, S).
+        (B, n, I, S, S).
     """
     reals = pixels_to_reals(images).to(means.dtype).unsqueeze(2).unbind(1)  # c of (B, 1, S, S)
     each = [coupled(mean, coefficients, reals[:n]) for n, mean in enumerate(means.unbind(1))]
@@ -65,33 +65,33 @@ def means_given(images: Tensor, means: Tensor, coefficients: Tensor) -> Tensor:
 
 
 class LogisticMixture(Likelihood):
-    """Every pixel's colour has a mixture of M logistics (Salimans et al. 2017, Eq. 3).
+    """Every pixel's colour has a mixture of I logistics (Salimans et al. 2017, Eq. 3).
 
     A component is chosen for the whole pixel; in it the mean of green moves with red, and that of
     blue with red and green, by coefficients that the decoder outputs too.
 
     Args:
-        components: M.
+        components: I.
     """
 
     first_means: Tensor
 
     def __init__(self, components: int = 5):
         super().__init__()
-        M = self.components = components
-        self.parameter_channels = 10 * M
-        first = torch.linspace(-SPREAD, SPREAD, M) if M > 1 else torch.zeros(1)
-        self.register_buffer("first_means", first.view(M, 1, 1), persistent=False)
+        self.components = components
+        self.parameter_channels = 10 * components
+        first = torch.linspace(-SPREAD, SPREAD, components) if components > 1 else torch.zeros(1)
+        self.register_buffer("first_means", first.view(components, 1, 1), persistent=False)
 
     @classmethod
     def from_settings(cls, settings: MixtureSettings) -> LogisticMixture:
         return cls(settings.components)
 
     def unpack(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Decoder output (B, 10 M, S, S) -> what the components are.
+        """Decoder output (B, 10 I, S, S) -> what the components are.
 
         Returns:
-            Log-weights (B, M, S, S); means, log-scales and coefficients (B, 3, M, S, S). The
+            Log-weights (B, I, S, S); means, log-scales and coefficients (B, 3, I, S, S). The
             coefficients are those of red in green, of red in blue, of green in blue.
         """
         raw = GAIN * parameters.unflatten(1, (10, self.components))
@@ -129,7 +129,7 @@ class LogisticMixture(Likelihood):
         noisy = log_weights + gumbel_noise(log_weights)
         chosen = noisy.argmax(1, keepdim=True).unsqueeze(1)  # (B, 1, 1, S, S)
 
-        def of_chosen(values: Tensor) -> Tensor:  # (B, 3, M, S, S) -> (B, 3, S, S)
+        def of_chosen(values: Tensor) -> Tensor:  # (B, 3, I, S, S) -> (B, 3, S, S)
             return values.gather(2, chosen.expand(-1, 3, -1, -1, -1)).squeeze(2)
 
         means, log_scales, coefficients = map(of_chosen, (means, log_scales, coefficients))
