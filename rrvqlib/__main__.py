@@ -1,4 +1,4 @@
-"""`rrvq VERB ...` and `python -m rrvqlib VERB ...`: the six commands under one name."""
+"""`rrvq VERB ...` and `python -m rrvqlib VERB ...`: all commands under one name."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ VERBS = {
     "reconstruct": "pass images through it",
     "diagnose": "say what is wrong with a run, in plain words",
     "compress": "images to a file and back",
+    "models": "list the models that come with the library",
 }
 
 
@@ -31,7 +32,8 @@ def main() -> None:
     elif verb == "--version":
         cli.run(lambda _: print(f"rrvqlib {__version__}"))
     elif verb in VERBS:
-        cli.run(import_module(f"rrvqlib.{verb}").main, rest)
+        module = "models.__main__" if verb == "models" else verb
+        cli.run(import_module(f"rrvqlib.{module}").main, rest)
     else:
         print(usage(), file=sys.stderr)
         cli.fail(f"there is no command {verb!r}; choose one of {', '.join(VERBS)}")

@@ -15,6 +15,7 @@ from typing import Any
 
 from rrvqlib.data.registry import DATASETS
 from rrvqlib.errors import UserError
+from rrvqlib.models.ready import find_model
 from rrvqlib.remedies import remedy
 from rrvqlib.settings.fields import SettingError, Settings, Sides, in_words
 from rrvqlib.settings.flat import NOTHING, Place, places, written
@@ -45,6 +46,13 @@ def path_of(flag: str) -> Callable[[str], Path]:
     """How an argument is parsed that is a path."""
     return lambda text: Path(not_empty(flag, text))
 
+
+def model_of(flag: str) -> Callable[[str], Path]:
+    """How an argument is parsed that is a trained model: a folder, or a name for one."""
+    return lambda text: find_model(not_empty(flag, text))
+
+
+MODEL_HELP = "folder of a run, a ready model's name (rrvq models lists them), or hub:OWNER/NAME"
 
 PARSERS: dict[Any, tuple[Callable[[str], Any], str, str]] = {
     int: (int, "a whole number", "N"),
@@ -118,7 +126,7 @@ def read_settings(args: argparse.Namespace, kind: type[Settings]) -> dict[str, A
 
 def add_run_arguments(parser: argparse.ArgumentParser, *, with_data: bool) -> None:
     """The arguments of the commands that read a run folder."""
-    parser.add_argument("dir", type=path_of("DIR"), metavar="DIR", help="folder of a run")
+    parser.add_argument("dir", type=model_of("DIR"), metavar="DIR", help=MODEL_HELP)
     parser.add_argument(
         "--device",
         default="auto",

@@ -30,7 +30,7 @@ def make_parser() -> argparse.ArgumentParser:
     decode = commands.add_parser("decode", help="a file -> images")
     for command in (encode, decode):
         command.add_argument(
-            "model", type=cli.path_of("MODEL"), metavar="MODEL", help="folder of a run"
+            "model", type=cli.model_of("MODEL"), metavar="MODEL", help=cli.MODEL_HELP
         )
         cli.add_force(command)
     encode.add_argument(

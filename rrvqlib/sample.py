@@ -42,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.check_new(args.out, force=args.force, inputs=[args.dir])
     check_png(args.out)
     model, columns = open_model(args), math.ceil(math.sqrt(args.n))
-    check_grid(args.n, columns, model.settings.image_size)
+    side = model.settings.image_size
+    check_grid(args.n, columns, (side, side))
     images = sample_images(model, args.n, args.temperature, args.seed)
     write_png(args.out, grid(images, columns))
     cli.say(f"{args.out}: {number_of(args.n, 'sample')}")

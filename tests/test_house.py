@@ -15,7 +15,7 @@ import rrvqlib
 
 ROOT = Path(rrvqlib.__file__).parent
 MODULES = sorted(m.name for m in pkgutil.walk_packages([str(ROOT)], "rrvqlib."))
-MODULES = [m for m in MODULES if m != "rrvqlib.__main__"]
+MODULES = [m for m in MODULES if not m.endswith("__main__")]
 # What may be imported at the top of a module of each floor: itself and the floors before it.
 FLOORS = (
     {"errors", "lazy", "files", "numerics", "paper", "words"},

@@ -14,6 +14,12 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 if CHROMIUM is None:
     pytest.skip("no Chromium here: install it to test the pages", allow_module_level=True)
 playwright = pytest.importorskip("playwright.sync_api", reason="needs pip's playwright")
+axe = pytest.importorskip("axe_playwright_python", reason="needs pip's axe-playwright-python")
+AXE = (Path(axe.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
+# WCAG 2.1, A and AA. Formulas are MathJax's own, thousands of nodes, and take minutes.
+AXE_RUN = """() => axe.run({exclude: ["mjx-container"]}, {
+    runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"], resultTypes: ["violations"],
+})"""
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +69,12 @@ def contrast(page):
     return (max(ink, ground) + 0.05) / (min(ink, ground) + 0.05), ground < 0.1
 
 
+def barriers(page):
+    """What axe-core finds wrong with the page as it is shown."""
+    found = page.evaluate(AXE_RUN)["violations"]
+    return [(rule["id"], node["html"]) for rule in found for node in rule["nodes"]]
+
+
 @pytest.fixture(scope="module")
 def reports(browser, pages):
     """For every page what a reader would meet there."""
@@ -82,9 +94,12 @@ def reports(browser, pages):
             ),
             "light": contrast(page),
         }
+        page.evaluate(AXE)
+        report["barriers light"] = barriers(page)
         page.emulate_media(color_scheme="dark")
         page.wait_for_function("document.documentElement.dataset.theme === 'dark'")
         report["dark"] = contrast(page)
+        report["barriers dark"] = barriers(page)
         page.set_viewport_size({"width": 390, "height": 800})
         report["width"] = page.evaluate("document.documentElement.scrollWidth")
         page.close()
@@ -120,6 +135,21 @@ def test_text_stands_out_in_both_modes(reports, mode):
         value, is_dark = report[mode]
         assert is_dark == (mode == "dark"), name
         assert value > 7, f"{name}: contrast {value:.1f}"
+
+
+@pytest.mark.parametrize("mode", ["light", "dark"])
+def test_no_page_has_barriers(reports, mode):
+    name = f"barriers {mode}"
+    assert {page: report[name] for page, report in reports.items() if report[name]} == {}
+
+
+def test_a_barrier_is_found(browser, pages):
+    page, _ = open_page(browser, pages[0])
+    page.evaluate(AXE)
+    before = barriers(page)
+    page.evaluate("document.querySelector('article p').style.color = '#999999'")
+    assert len(barriers(page)) > len(before)
+    page.close()
 
 
 def test_folded_proofs_solutions_and_cells_are_printed_open(browser, pages):

@@ -235,9 +235,9 @@ def likeliest_codes(image: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
     import torch
 
     from rrvqlib.likelihoods.base import pixels_to_reals, reals_to_pixels
-    from rrvqlib.models import load_model
+    from rrvqlib.models.ready import load
 
-    model = load_model(BOOK / "results" / "photos64-l5-cpu").double()
+    model = load("photos64-l5-cpu").double()
     pixels = torch.from_numpy(image.transpose(2, 0, 1).copy())[None]
     chosen = []
     with torch.no_grad():

@@ -13,7 +13,8 @@ import torch
 
 from rrvqlib import cli, data
 from rrvqlib.files import check_writable, write_json
-from rrvqlib.models import VAE, load_model
+from rrvqlib.models import VAE
+from rrvqlib.models.ready import load
 from rrvqlib.runs.records import hardware, versions
 from rrvqlib.runs.scoring import seeded
 from rrvqlib.teaching import bits_of_channels
@@ -47,7 +48,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     args = parser.parse_args()
     check_writable(args.out)
-    models = {run.name: load_model(run) for run in args.runs}
+    models = {run.name: load(run) for run in args.runs}
     images = data.load(args.dataset).test[: args.images]
     record = {
         "dataset": Path(args.dataset).name,

@@ -21,7 +21,7 @@ from rrvqlib import cli, data
 from rrvqlib.coding.codec import Codec
 from rrvqlib.errors import UserError
 from rrvqlib.files import check_writable, write_json
-from rrvqlib.models import load_model
+from rrvqlib.models.ready import load
 from rrvqlib.runs.pictures import grid
 from rrvqlib.runs.records import hardware, versions
 from rrvqlib.runs.similarity import psnr, ssim
@@ -86,7 +86,7 @@ def main() -> None:
     except ImportError:
         raise UserError("JPEG XL is missing; run: pip install pillow-jxl-plugin") from None
 
-    model = load_model(args.run)
+    model = load(args.run)
     splits = data.load(args.dataset, "data", model.settings.image_size)
     images = splits.test[: args.count]
     codec, dims = Codec(model), images.numel()

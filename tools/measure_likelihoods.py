@@ -1,6 +1,6 @@
 """What edge bins are worth: one model's score with either kind of outermost bins, stored as JSON.
 
-python tools/measure_likelihoods.py book/results/cifar10-cpu --dataset npz:data/cifar10.npz \
+python tools/measure_likelihoods.py cifar10-cpu --dataset npz:data/cifar10.npz \
     --out book/results/likelihood-cifar10.json
 """
 
@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 
 from rrvqlib import data
-from rrvqlib.models import build, load_model
+from rrvqlib.models import build
+from rrvqlib.models.ready import load
 from rrvqlib.runs.scoring import score
 from rrvqlib.settings import changed
 
@@ -25,7 +26,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1000, help="first test images (1000)")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     args = parser.parse_args()
-    model = load_model(args.run)
+    model = load(args.run)
     images = data.load(args.dataset).test[: args.images]
     scores = {}
     names = {"logistic-edge": "edge bins", "logistic": "Kingma's bins"}

@@ -11,4 +11,5 @@ __getattr__, __dir__ = offer(
     pixelcnn="GatedPixelCNN",
     two_stage="TwoStageVAE",
     saved="load_model save_model",
+    ready="READY find_model",
 )

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from rrvqlib.errors import UserError
 from rrvqlib.files import read_json, write_json, writing
 from rrvqlib.models.from_settings import build
+from rrvqlib.models.ready import find_model
 from rrvqlib.models.weights import (
     INDEX,
     BadWeights,
@@ -127,11 +128,15 @@ def load_model(directory: str | Path, *, strict: bool = True) -> VAE:
 def load_weights(model: VAE, directory: str | Path) -> None:
     """Put the weights of a finished run into a model, or into the first of its two stages.
 
+    Args:
+        model: of the same settings.
+        directory: of the run, or the name of a ready model.
+
     Raises:
         UserError: the run is missing or damaged, or its model is another; the message names the
             settings that differ.
     """
-    source = load_model(directory)
+    source = load_model(find_model(directory))
     target = model.stage_for(source.settings)
     theirs, ours = flattened(source.settings), flattened(target.settings)
     idle = idle_names(source.settings)  # given, they would be refused

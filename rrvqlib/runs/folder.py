@@ -16,6 +16,7 @@ from rrvqlib.data.splits import SPLITS, Splits
 from rrvqlib.errors import UserError
 from rrvqlib.files import cannot_read, read_json
 from rrvqlib.models.base import VAE
+from rrvqlib.models.ready import dataset_of
 from rrvqlib.models.saved import load_model, read_settings
 from rrvqlib.numerics import choose_device
 from rrvqlib.settings.run import RunSettings
@@ -48,11 +49,14 @@ def open_model(args: argparse.Namespace) -> VAE:
 def find_dataset(args: argparse.Namespace) -> tuple[str, str, RunSettings | None]:
     """The data set that was asked for, where it is kept, and if it is the run's own, its settings.
 
+    A ready model's is that of its table: its run may have had another copy of the images.
+
     Raises:
         UserError: neither does the user name one, nor a readable `run.json`.
     """
-    if args.dataset:
-        return args.dataset, args.data_dir or "data", None
+    dataset = args.dataset or dataset_of(args.dir)
+    if dataset:
+        return dataset, args.data_dir or "data", None
     if not (args.dir / "run.json").exists():
         raise UserError(
             f"{args.dir / 'run.json'} is missing, which says what images; name them with --dataset"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from rrvqlib.numerics import check_finite
 from rrvqlib.runs.scoring import device_of, seeded
 
 RUN_IMAGES = 64  # in each picture of a run folder
+STRIP = 20  # pixels of height that a picture's name takes
 RECONSTRUCTED = RUN_IMAGES // 2  # of the second picture, beside their originals
 
 
@@ -28,7 +30,7 @@ def grid(images: Tensor, columns: int, gap: int = 2) -> Tensor:
     """
     N, C, H, W = images.shape
     rows = math.ceil(N / columns)
-    check_grid(N, columns, H, gap)
+    check_grid(N, columns, (H, W), gap)
     picture = torch.full((C, rows * (H + gap) - gap, columns * (W + gap) - gap), 255).byte()
     for n, image in enumerate(images):
         top, left = n // columns * (H + gap), n % columns * (W + gap)
@@ -36,19 +38,35 @@ def grid(images: Tensor, columns: int, gap: int = 2) -> Tensor:
     return picture
 
 
-def check_grid(count: int, columns: int, side: int, gap: int = 2) -> None:
+def check_grid(count: int, columns: int, sides: tuple[int, int], gap: int = 2) -> None:
     """Before long work, make sure that its picture is not too large.
+
+    Args:
+        count: of images.
+        columns: in which they are laid out.
+        sides: height and width of each, in pixels.
+        gap: between them.
 
     Raises:
         UserError: it would have more than `MAX_PIXELS`.
     """
-    pixels = math.ceil(count / columns) * columns * (side + gap) ** 2
-    if pixels > MAX_PIXELS:
-        fewer = MAX_PIXELS // (side + gap) ** 2
+    height, width = sides
+    each = (height + gap) * (width + gap)
+    if math.ceil(count / columns) * columns * each > MAX_PIXELS:
         raise UserError(
-            f"{count} images of {side}x{side} make a picture of more than {MAX_PIXELS} pixels;"
-            f" take at most {fewer}"
+            f"{count} images of {width}x{height} make a picture of more than {MAX_PIXELS} pixels;"
+            f" take at most {MAX_PIXELS // each}, or smaller ones"
         )
+
+
+def under_name(picture: Tensor, name: str) -> Tensor:
+    """A uint8 picture (3, H, W) with its name above it: (3, H + STRIP, W)."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    strip = Image.new("RGB", (picture.shape[2], STRIP), "white")
+    ImageDraw.Draw(strip).text((2, 2), name, fill="black", font=ImageFont.load_default(14))
+    above = torch.from_numpy(np.array(strip)).permute(2, 0, 1)
+    return torch.cat([above, picture], dim=1)
 
 
 def check_png(path: Path) -> None:
