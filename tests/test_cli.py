@@ -326,10 +326,10 @@ def test_an_empty_path_is_not_the_folder_at_hand(refused, finished, tmp_path, mo
         refused(command, "", mentions="DIR is empty")
     for line in (
         ("encode", "", "a.png", "--out", "x"),
-        ("encode", "run", "", "--out", "x"),
-        ("encode", "run", "a.png", "--out", ""),
-        ("decode", "run", ""),
-        ("decode", "run", "x", "--out", ""),
+        ("encode", "photos", "", "--out", "x"),
+        ("encode", "photos", "a.png", "--out", ""),
+        ("decode", "photos", ""),
+        ("decode", "photos", "x", "--out", ""),
     ):
         refused(compress, *line, mentions="is empty; give a path")
     assert not list(tmp_path.iterdir())
@@ -399,7 +399,7 @@ def test_a_dry_run_looks_at_its_data_and_folders(refused, finished, tmp_path, mo
     refused(train, *dry, "--image_size", 128, mentions="image_size 32 or 64")
     good = [*dry, "--dataset", finished[1]]
     refused(train, *good, "--image_size", 16, mentions="8x8")
-    refused(train, *good, "--start_from", "nosuch", mentions=("nosuch", "missing"))
+    refused(train, *good, "--start_from", "nosuch", mentions="no folder nosuch")
     other = ("--start_from", finished[0], "--channels", 6)
     refused(train, *good, *other, mentions="--channels 4")
     refused(train, *good, "--out", finished[0], mentions="--resume")
