@@ -27,7 +27,7 @@ def enumerate_codes(model: OneLayerVAE, images: Tensor) -> tuple[Tensor, Tensor]
         the order of `torch.cartesian_prod`.
     """
     latent, grid = cast(RelaxedLatent, model.latent), model.settings.pyramid[0]
-    M, K = grid**2, model.settings.codebook_size[0]
+    M, K = grid**2, len(latent.codebook.means)
     codes = torch.cartesian_prod(*[torch.arange(K)] * M)  # (K^M, M)
     parameters = model.decoder(latent.lookup(codes.view(-1, grid, grid, 1)))
     log_likelihood = torch.stack(
