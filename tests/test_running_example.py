@@ -1,6 +1,9 @@
 """The book's small models train on one budget, and their scoreboard shows what is stored."""
 
+import ast
+import inspect
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,7 +11,7 @@ import torch
 from rrvqlib import data
 from rrvqlib.models import build
 from rrvqlib.objectives import bits_per_dim
-from rrvqlib.teaching import EXAMPLES, scoreboard, train
+from rrvqlib.teaching import EXAMPLES, left_differences, log2_histogram, scoreboard, train
 
 PATCHES = data.load("photos", image_size=16)
 
@@ -44,3 +47,17 @@ def test_the_scoreboard_stops_where_the_chapter_is(tmp_path, capsys):
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert labels == ["left neighbour", "Gaussian VAE"]
     assert "5.85 bits/dim" in capsys.readouterr().out
+
+
+def without_docstring(function):
+    lines = inspect.getsource(function).rstrip().splitlines()
+    first = ast.parse("\n".join(lines)).body[0].body[0]
+    return "\n".join(lines[: first.lineno - 1] + lines[first.end_lineno :])
+
+
+@pytest.mark.parametrize("function", [train, log2_histogram, left_differences])
+def test_chapter_1_shows_what_the_library_does(function):
+    chapter = Path(__file__).parent.parent / "book" / "01-bits-per-dimension.ipynb"
+    cells = json.loads(chapter.read_text(encoding="utf-8"))["cells"]
+    shown = ["".join(cell["source"]) for cell in cells if not cell["metadata"].get("tags")]
+    assert sum(without_docstring(function) in source for source in shown) == 1

@@ -4,10 +4,12 @@ from rrvqlib.lazy import offer
 
 __getattr__, __dir__ = offer(
     __name__,
-    figures="PALETTE show_images use_style",
+    figures="PALETTE mosaic show_images use_style",
     colours="bits_of_channels",
     running_example="EXAMPLES scoreboard train",
+    enumerated="enumerate_codes exact_iw_2",
     images="within_image_share",
     theory="prove_decreasing prove_identity prove_limit prove_series proved worst_case_entropy",
     trained="code_gaps gaps_of_layers",
+    yardsticks="draw_rows draw_values left_differences log2_histogram png_bits_per_dim",
 )
