@@ -34,6 +34,15 @@ def test_the_true_widths_leave_fewer_wrong_points_than_equal_ones():
     assert own.float().mean() < 0.06 < 0.15 < equal.float().mean()
 
 
+def test_two_codes_at_one_cloud_claim_for_it_together():
+    codebook = at_the_centres("fixed")
+    codebook.means.data[0] = clouds.CENTRES[3] + torch.tensor([0.1, 0.0])
+    points, makers = clouds.clouds(1_000, seed=2)
+    assert clouds.homes(codebook).tolist() == [3, 1, 2, 3]
+    assert (clouds.wrong(codebook, points, makers) | (makers != 0)).all()  # no code for the wide
+    assert not (clouds.claimants(codebook, points) == 0).any()
+
+
 @pytest.mark.parametrize("covariance", ["fixed", "isotropic"])
 def test_a_picture_shows_every_point_and_rings_the_wrong_ones(covariance):
     points, makers = clouds.clouds(200, seed=0)

@@ -36,45 +36,63 @@ def clouds(number: int, seed: int) -> tuple[Tensor, Tensor]:
     return CENTRES[makers] + DEVIATIONS[makers, None] * noise, makers
 
 
+def homes(codebook: Codebook) -> Tensor:
+    """The cloud whose centre is nearest to each code: int64 (K,)."""
+    return torch.cdist(codebook.means.detach(), CENTRES).argmin(1)
+
+
+def claimants(codebook: Codebook, points: Tensor) -> Tensor:
+    """The cloud at which the most probable code of each point (N, 2) sits: int64 (N,)."""
+    return homes(codebook)[log_responsibilities(points, codebook).argmax(1)]
+
+
 def wrong(codebook: Codebook, points: Tensor, makers: Tensor) -> Tensor:
-    """Which points have another code than their maker's as their most probable one: bool (N,)."""
-    return log_responsibilities(points, codebook).argmax(1) != makers
+    """Which points are claimed by a code at another cloud than their maker: bool (N,)."""
+    return claimants(codebook, points) != makers
+
+
+def plot_points(axis: Axes, points: Tensor, makers: Tensor, ringed: Tensor | None = None) -> None:
+    """Draw points (N, 2) in their makers' colours, those that are `ringed` with a black ring."""
+    if ringed is None:
+        ringed = torch.zeros(len(points), dtype=torch.bool)
+    for cloud, colour in enumerate(COLOURS):
+        for is_ringed in (False, True):
+            x, y = points[(makers == cloud) & (ringed == is_ringed)].T.tolist()
+            size, ring = (16, 0.9) if is_ringed else (9, 0.0)
+            axis.scatter(x, y, size, colour, edgecolors="black", linewidths=ring)
+    limits = (-HALF_SIDE, HALF_SIDE)
+    axis.set(xlim=limits, ylim=limits, xticks=[], yticks=[], aspect="equal")
+    axis.spines[["left", "bottom"]].set_visible(False)
+    axis.grid(visible=False)
 
 
 def plot_regions(axis: Axes, codebook: Codebook, points: Tensor, makers: Tensor) -> None:
-    """Draw points in their makers' colours on the regions where each code is the most probable.
+    """Draw points in their makers' colours on the regions that the codes at each cloud own.
 
-    Rings mark the points that lie in a region of another code; circles have the radius of one
+    Rings mark the points that lie in a region of another cloud; circles have the radius of one
     standard deviation of the code at their middle.
 
     Args:
         axis: where.
-        codebook: four codes of size 2, in the order of the clouds.
+        codebook: of size 2.
         points: (N, 2).
         makers: int64 (N,).
     """
     side = torch.linspace(-HALF_SIDE, HALF_SIDE, 400)
     grid = torch.stack(torch.meshgrid(side, -side, indexing="xy"), dim=-1)  # (400, 400, 2)
-    owner = log_responsibilities(grid.flatten(0, 1), codebook).argmax(1).view(400, 400)
+    owner = claimants(codebook, grid.flatten(0, 1)).view(400, 400)
     rgb = torch.tensor([[int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)] for c in COLOURS])
     window = (-HALF_SIDE, HALF_SIDE, -HALF_SIDE, HALF_SIDE)
     axis.imshow((1 - 0.25 * (1 - rgb))[owner].numpy(), extent=window, zorder=0)
-    claimed = wrong(codebook, points, makers)
-    for cloud, colour in enumerate(COLOURS):
-        for is_wrong in (False, True):
-            x, y = points[(makers == cloud) & (claimed == is_wrong)].T.tolist()
-            size, ring = (16, 0.9) if is_wrong else (9, 0.0)
-            axis.scatter(x, y, size, colour, edgecolors="black", linewidths=ring)
+    plot_points(axis, points, makers, wrong(codebook, points, makers))
     plot_codes(axis, codebook)
-    axis.set(xlim=window[:2], ylim=window[2:], xticks=[], yticks=[])
-    axis.grid(visible=False)
 
 
 def plot_codes(axis: Axes, codebook: Codebook, *, circles: bool = True) -> None:
-    """Draw a cross at each of the four codes, and a circle of one standard deviation."""
+    """Draw a cross at each code, and a circle of one standard deviation."""
     from matplotlib.patches import Circle
 
-    radii = torch.ones(4)
+    radii = torch.ones(codebook.codebook_size)
     if codebook.log_variances is not None:
         radii = (codebook.log_variances.detach() / 2).exp()
     for (x, y), radius in zip(codebook.means.tolist(), radii.tolist(), strict=True):
