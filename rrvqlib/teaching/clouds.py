@@ -12,7 +12,7 @@ from rrvqlib.latents.responsibilities import log_responsibilities
 from rrvqlib.teaching.figures import PALETTE
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    import matplotlib.axes
 
 CENTRES = torch.tensor([[0.0, 0.0], [2.6, 0.0], [-1.3, 2.2], [-1.3, -2.2]])  # (4, 2)
 DEVIATIONS = torch.tensor([2.0, 0.3, 0.3, 0.3])  # of each coordinate, the wide cloud first
@@ -51,7 +51,9 @@ def wrong(codebook: Codebook, points: Tensor, makers: Tensor) -> Tensor:
     return claimants(codebook, points) != makers
 
 
-def plot_points(axis: Axes, points: Tensor, makers: Tensor, ringed: Tensor | None = None) -> None:
+def plot_points(
+    axis: matplotlib.axes.Axes, points: Tensor, makers: Tensor, ringed: Tensor | None = None
+) -> None:
     """Draw points (N, 2) in their makers' colours, those that are `ringed` with a black ring."""
     if ringed is None:
         ringed = torch.zeros(len(points), dtype=torch.bool)
@@ -66,7 +68,9 @@ def plot_points(axis: Axes, points: Tensor, makers: Tensor, ringed: Tensor | Non
     axis.grid(visible=False)
 
 
-def plot_regions(axis: Axes, codebook: Codebook, points: Tensor, makers: Tensor) -> None:
+def plot_regions(
+    axis: matplotlib.axes.Axes, codebook: Codebook, points: Tensor, makers: Tensor
+) -> None:
     """Draw points in their makers' colours on the regions that the codes at each cloud own.
 
     Rings mark the points that lie in a region of another cloud; circles have the radius of one
@@ -88,7 +92,7 @@ def plot_regions(axis: Axes, codebook: Codebook, points: Tensor, makers: Tensor)
     plot_codes(axis, codebook)
 
 
-def plot_codes(axis: Axes, codebook: Codebook, *, circles: bool = True) -> None:
+def plot_codes(axis: matplotlib.axes.Axes, codebook: Codebook, *, circles: bool = True) -> None:
     """Draw a cross at each code, and a circle of one standard deviation."""
     from matplotlib.patches import Circle
 
