@@ -6,6 +6,7 @@ __getattr__, __dir__ = offer(
     __name__,
     figures="PALETTE show_images use_style",
     colours="bits_of_channels",
+    codebooks="perplexity watch_usage",
     running_example="EXAMPLES scoreboard train",
     images="within_image_share",
     theory="prove_decreasing prove_identity prove_limit prove_series proved worst_case_entropy",
