@@ -71,8 +71,8 @@ def rates(model: OneLayerVAE, images: Tensor, unseen: Tensor) -> list[float]:
         unseen: uint8 (M, 3, S, S), to be described.
 
     Returns:
-        Three rates: of the uniform prior, of a histogram of the codes, and of a table of each
-        code given the code to its left.
+        The rates of the uniform prior, of a histogram of the codes, and of a table of each code
+        given the code to its left.
     """
     K = cast(NearestLatent, model.latent).values
     codes, new = model(images).codes[0].squeeze(-1), model(unseen).codes[0].squeeze(-1)
@@ -117,7 +117,7 @@ def painted(model: OneLayerVAE) -> Tensor:
     return (model.likelihood.mean(model.decode([latent.lookup(same)])) + 0.5).clamp(0, 1)
 
 
-def draw_codes(axis: Axes, codes: Tensor, colours: Tensor) -> None:
+def _draw_codes(axis: Axes, codes: Tensor, colours: Tensor) -> None:
     """Draw a grid of codes (H, W), each cell with its number and its colour, of (K, 3)."""
     axis.imshow(colours[codes].numpy())
     for i, row in enumerate(codes.tolist()):
@@ -159,7 +159,7 @@ def draw_passage(model: OneLayerVAE, image: Tensor) -> Figure:
     axes["features"].imshow(mosaic(features).numpy(), cmap="PuOr", vmin=-size, vmax=size)
     axes["vectors"].imshow(mosaic(vectors).numpy(), cmap="PuOr", vmin=-size, vmax=size)
     axes["rebuilt"].imshow(rebuilt.permute(1, 2, 0).numpy())
-    draw_codes(axes["codes"], codes[0, :, :, 0], painted(model).mean((2, 3)))
+    _draw_codes(axes["codes"], codes[0, :, :, 0], painted(model).mean((2, 3)))
     titles = {
         "image": "the eye $\\mathbf{x}$",
         "features": "features $\\mathbf{e}$: 8 numbers a place",
