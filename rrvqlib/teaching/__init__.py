@@ -6,6 +6,7 @@ __getattr__, __dir__ = offer(
     __name__,
     figures="PALETTE mosaic show_images use_style",
     colours="bits_of_channels",
+    codebooks="perplexity watch_usage",
     running_example="EXAMPLES scoreboard train",
     enumerated="enumerate_codes exact_iw_2",
     images="within_image_share",
