@@ -45,7 +45,7 @@ READY = {
 }
 
 
-def find_model(name: str | os.PathLike[str]) -> Path:
+def find_model(name: str | Path) -> Path:
     """The folder of a model.
 
     Args:
@@ -86,7 +86,7 @@ def _fetched(repository: str) -> Path:
         ) from None
 
 
-def load(name: str | os.PathLike[str]) -> VAE:
+def load(name: str | Path) -> VAE:
     """A trained model, in float32 on the CPU, ready to sample from, to score and to code with.
 
     Args:
