@@ -17,8 +17,8 @@ def make_parser() -> argparse.ArgumentParser:
         prog="python -m rrvqlib.evaluate",
         description="Bits per dim (lower is better) of a trained model, with unrelaxed categorical"
         " samples: the one-sample ELBO over a split, its standard error, KL and codebook"
-        " perplexity of every layer (l=1, nearest the pixels, first), and the"
-        " importance-weighted bound.",
+        " perplexity of every layer (l=1, nearest the pixels, first), PSNR and SSIM of"
+        " reconstructions, and the importance-weighted bound.",
     )
     cli.add_run_arguments(parser, with_data=True)
     parser.add_argument(
@@ -48,12 +48,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.check_range("batch_size", args.batch_size, 1, 1_000_000, "any memory holds")
     from rrvqlib.numerics import no_number
     from rrvqlib.runs.folder import open_images, open_model
-    from rrvqlib.runs.scoring import importance_weighted_score, score
+    from rrvqlib.runs.records import COMPARED_IMAGES
+    from rrvqlib.runs.scoring import importance_weighted_score, likeness, score
 
     model = open_model(args)
     images, what = open_images(args, model)
     images = images[: args.limit or None]
     results = {"data": what, **score(model, images, args.batch_size, args.seed, "scoring")}
+    compared = images[:COMPARED_IMAGES]
+    results |= likeness(model, compared, args.batch_size, args.seed, "reconstructions")
     if args.iw_k:
         images = images[: args.iw_images]
         bound = importance_weighted_score(
@@ -96,6 +99,12 @@ def show(results: dict) -> None:
             f" {error}, {number_of(results['iw_k'], 'sample')},"
             f" first {number_of(results['iw_n'], 'image')}; the ELBO of these:"
             f" {results['iw_elbo_bits_per_dim']:.4f})"
+        )
+    if results["psnr_db"] is not None:
+        ssim = "" if results["ssim"] is None else f", SSIM {results['ssim']:.3f}"
+        print(
+            f"reconstructions: PSNR {results['psnr_db']:.1f} dB{ssim}"
+            f" (first {number_of(results['likeness_n'], 'image')})"
         )
     print("layer  KL in bits/dim" + ("  perplexity  codes in use" if results["perplexity"] else ""))
     for index, kl in enumerate(results["kl_bits_per_dim"]):

@@ -86,7 +86,7 @@ def of_files(args: argparse.Namespace, model: VAE) -> None:
 
 def show(path: Path, size: tuple[int, int], rebuilt: Rebuilt, side: int) -> None:
     """Print what a picture costs, and how alike it comes back from each number of layers."""
-    from rrvqlib.runs.similarity import psnr, ssim
+    from rrvqlib.runs.similarity import WINDOW, psnr, ssim
 
     _, height, width = rebuilt.original.shape
     shrunk = f", shrunk to {width}x{height}" if size != (width, height) else ""
@@ -99,7 +99,7 @@ def show(path: Path, size: tuple[int, int], rebuilt: Rebuilt, side: int) -> None
         rebuilt.kept, rebuilt.pictures, rebuilt.code_bits_per_dim, strict=True
     ):
         both = [rebuilt.original], [picture]
-        alike = f"{ssim(*both):.3f}" if min(height, width) >= 7 else "-"  # the window's size
+        alike = f"{ssim(*both):.3f}" if min(height, width) >= WINDOW else "-"
         print(f"{number:>11}  {bits:>17.4f}  {psnr(*both):>10.1f}  {alike}")
 
 

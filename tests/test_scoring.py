@@ -1,15 +1,19 @@
 """Scores: against one image at a time, seeds, batch sizes, perplexity, the importance bound."""
 
 import math
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from helpers import lively, note_draws, random_images
+from helpers import TINY, lively, note_draws, random_images
 from test_step import OnOneDevice
 
+import rrvqlib
+from rrvqlib import data
+from rrvqlib.likelihoods import reals_to_pixels
 from rrvqlib.models import build
 from rrvqlib.runs import records
 from rrvqlib.runs.pictures import write_run_pictures
@@ -18,10 +22,12 @@ from rrvqlib.runs.scoring import (
     count_codes,
     device_of,
     importance_weighted_score,
+    likeness,
     perplexity,
     score,
     seeded,
 )
+from rrvqlib.runs.similarity import ssim
 from rrvqlib.settings import ModelSettings, RunSettings, changed
 
 HIERARCHY = changed(
@@ -284,3 +290,23 @@ def test_what_finishing_sends_through_the_model_is_counted(monkeypatch, tmp_path
     records.final_results(model, splits, settings, complete=True)
     write_run_pictures(model, splits.test, tmp_path, seed=0)
     assert sum(passed) == records.forward_passes(splits, settings)
+
+
+def test_likeness_is_that_of_the_reconstructions():
+    model = rrvqlib.load("photos")
+    images = data.load("photos", image_size=32).test[:12]
+    found = likeness(model, images, batch_size=5, seed=3)
+    with seeded(3):
+        rebuilt = [reals_to_pixels(model.reconstruct(part)) for part in images.split(5)]
+    error = (torch.cat(rebuilt).double() - images.double()).square().mean().item()
+    assert found["psnr_db"] == pytest.approx(10 * math.log10(255**2 / error))
+    assert found["ssim"] == pytest.approx(ssim(images, torch.cat(rebuilt)))
+    assert 0.3 < found["ssim"] < 1 and found["likeness_n"] == 12
+
+
+def test_likeness_without_scikit_image_and_below_its_window(monkeypatch):
+    small = build(changed(TINY, image_size=4, pyramid=(2,)).model)
+    images = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
+    assert likeness(small, images)["ssim"] is None
+    monkeypatch.setitem(sys.modules, "rrvqlib.runs.similarity", None)
+    assert likeness(small, images) == {"psnr_db": None, "ssim": None, "likeness_n": 0}

@@ -18,12 +18,13 @@ from rrvqlib.errors import UserError
 from rrvqlib.models.base import VAE
 from rrvqlib.runs import command
 from rrvqlib.runs.pictures import RECONSTRUCTED, RUN_IMAGES
-from rrvqlib.runs.scoring import importance_weighted_score, score
+from rrvqlib.runs.scoring import importance_weighted_score, likeness, score
 from rrvqlib.settings.fields import from_json
 from rrvqlib.settings.flat import NOTHING, flattened, written
 from rrvqlib.settings.run import RunSettings
 
 SCORED_TRAIN_IMAGES = 2000  # the first ones, for train_bits_per_dim
+COMPARED_IMAGES = 500  # the first test images, for PSNR and SSIM
 
 
 def eval_batch(settings: RunSettings) -> int:
@@ -35,6 +36,7 @@ def forward_passes(splits: Splits, settings: RunSettings) -> int:
     """Images that go through the model when a run ends: for `final_results` and the pictures."""
     scored = len(splits.test) + min(SCORED_TRAIN_IMAGES, len(splits.train))
     shown = RUN_IMAGES + min(RECONSTRUCTED, len(splits.test))
+    shown += min(COMPARED_IMAGES, len(splits.test))
     iw = settings.evaluation
     return scored + shown + iw.iw_k * min(iw.iw_images, len(splits.test))
 
@@ -76,6 +78,8 @@ def final_results(
             seed,
             name("importance-weighted bound"),
         )
+    compared = splits.test[:COMPARED_IMAGES]
+    alike = likeness(model, compared, size, seed, name("reconstructions"))
     return {
         "complete": complete,
         "selected_on": settings.data.select_on,
@@ -92,6 +96,7 @@ def final_results(
         "kl_bits_per_dim": test["kl_bits_per_dim"],
         "perplexity": test["perplexity"],
         "codes_in_use": test["codes_in_use"],
+        **alike,
     }
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from rrvqlib.data.pixels import check_pixels
+from rrvqlib.likelihoods.base import reals_to_pixels
 from rrvqlib.models.base import VAE
 from rrvqlib.numerics import total, true_float32, widest_float
 from rrvqlib.objectives.elbo import bits_per_dim, importance_weighted_bound
@@ -129,6 +130,46 @@ def importance_weighted_score(
         "bits_per_dim_se": standard_error(scores),
         "elbo": bits_per_dim(torch.cat(elbos).mean(), model.settings.dims).item(),
         "n": n,
+    }
+
+
+@true_float32()
+@torch.no_grad()
+def likeness(
+    model: VAE, images: Tensor, batch_size: int = 100, seed: int = 0, label: str = ""
+) -> dict[str, float | int | None]:
+    """How alike images and their reconstructions are, with codes drawn from the posterior.
+
+    Args:
+        model: in any mode; evaluated as in `eval()`.
+        images: uint8 (N, 3, S, S).
+        batch_size: images at a time.
+        seed: of the draws.
+        label: of a progress bar; empty for none.
+
+    Returns:
+        psnr_db of all pixels together, None where nothing differs; ssim, the mean over images, None
+        where they are smaller than its window; both None without scikit-image. likeness_n, the
+        number of images.
+    """
+    try:
+        from rrvqlib.runs.similarity import WINDOW, psnr, ssim
+    except ImportError:  # of the extra `data`; a training does without
+        return {"psnr_db": None, "ssim": None, "likeness_n": 0}
+    check_pixels(images, model.settings.image_size)
+    was_training = model.training
+    model.eval()
+    with seeded(seed):
+        parts = [
+            model.reconstruct(b).cpu() for b in batches(images, batch_size, device_of(model), label)
+        ]
+    model.train(was_training)
+    rebuilt, images = reals_to_pixels(torch.cat(parts)), images.cpu()
+    decibels = psnr(images, rebuilt)
+    return {
+        "psnr_db": decibels if math.isfinite(decibels) else None,
+        "ssim": ssim(images, rebuilt) if model.settings.image_size >= WINDOW else None,
+        "likeness_n": len(images),
     }
 
 

@@ -8,6 +8,8 @@ import numpy as np
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
+WINDOW = 7  # pixels a side that SSIM compares at once; smaller images have none
+
 
 def psnr(images: Iterable[Tensor], others: Iterable[Tensor]) -> float:
     """Peak signal-to-noise ratio in dB of all pixels together; infinite where nothing differs.
