@@ -129,15 +129,20 @@ def plane(axis: Axes, models: Mapping[str, Sequence[Point]]) -> None:
         axis: to draw on.
         models: for each name one point a seed.
     """
-    markers = "osD^vP"
-    for (name, points), colour, marker in zip(models.items(), PALETTE, markers, strict=False):
-        rates, pixels = zip(*points, strict=True)
+    points = torch.tensor([point for seeds in models.values() for point in seeds])  # (N, 2)
+    right = points[:, 0].max().item() + 0.12
+    low, high = points[:, 1].min().item() - 0.06, points[:, 1].max().item() + 0.06
+    for tenth in range(math.ceil(10 * low) + 1, math.floor(10 * (right + high)) - 1):
+        total = tenth / 10
+        axis.axline((0, total), slope=-1, color="#c8c8c8", linewidth=0.8, zorder=0)
+        x = max(0.01, total - high + 0.02)  # the line enters at the left or at the top
+        label = {"rotation": -45, "color": "#707070", "fontsize": "small", "va": "top"}
+        axis.text(x, total - x, f"{total:.1f}", rotation_mode="anchor", **label)
+    for (name, seeds), colour, marker in zip(models.items(), PALETTE, "osD^vP", strict=False):
+        rates, pixels = torch.tensor(seeds).T
         axis.plot(rates, pixels, marker, color=colour, markersize=8, alpha=0.8)
-        x, y = sum(rates) / len(rates), sum(pixels) / len(pixels)
-        axis.annotate(name, (x, y), (9, 9), textcoords="offset points", color=colour)
+        place = rates.max().item(), pixels.mean().item()
+        axis.annotate(name, place, (8, 0), textcoords="offset points", color=colour, va="center")
     axis.set(xlabel="rate: the codes, bits per dim", ylabel="reconstruction: the pixels, bits/dim")
-    axis.set_aspect("equal")
-    (left, right), (low, high) = axis.get_xlim(), axis.get_ylim()
-    for total in range(math.ceil(10 * (left + low)), math.floor(10 * (right + high)) + 1):
-        axis.axline((0, total / 10), slope=-1, color="#c8c8c8", linewidth=0.8, zorder=0)
-    axis.set(xlim=(left, right), ylim=(low, high))
+    axis.set(xlim=(0, right), ylim=(low, high), aspect="equal")
+    axis.grid(visible=False)
