@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -116,7 +116,12 @@ def draw_prices(axis: Axes, prices: Tensor, title: str, most: float) -> None:
     for row, line in enumerate(prices.tolist()):
         for column, bits in enumerate(line):
             colour = "white" if bits > most / 2 else "black"
-            place = {"ha": "center", "va": "center", "fontsize": "small", "color": colour}
+            place: dict[str, Any] = {
+                "ha": "center",
+                "va": "center",
+                "fontsize": "small",
+                "color": colour,
+            }
             axis.text(column, row, f"{bits:.0f}", **place)
     axis.set_title(title, loc="center")
     axis.set_axis_off()
@@ -136,7 +141,12 @@ def plane(axis: Axes, models: Mapping[str, Sequence[Point]]) -> None:
         total = tenth / 10
         axis.axline((0, total), slope=-1, color="#c8c8c8", linewidth=0.8, zorder=0)
         x = max(0.01, total - high + 0.02)  # the line enters at the left or at the top
-        label = {"rotation": -45, "color": "#707070", "fontsize": "small", "va": "top"}
+        label: dict[str, Any] = {
+            "rotation": -45,
+            "color": "#707070",
+            "fontsize": "small",
+            "va": "top",
+        }
         axis.text(x, total - x, f"{total:.1f}", rotation_mode="anchor", **label)
     for (name, seeds), colour, marker in zip(models.items(), PALETTE, "osD^vP", strict=False):
         rates, pixels = torch.tensor(seeds).T
