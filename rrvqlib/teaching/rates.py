@@ -16,9 +16,7 @@ from rrvqlib.runs.scoring import score
 from rrvqlib.teaching.figures import PALETTE
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-Point = Sequence[float]  # rate and reconstruction, bits per dim
+    import matplotlib.axes
 
 
 def rate_and_reconstruction(model: VAE, images: Tensor) -> tuple[float, float]:
@@ -29,7 +27,7 @@ def rate_and_reconstruction(model: VAE, images: Tensor) -> tuple[float, float]:
         images: uint8 (N, 3, S, S).
 
     Returns:
-        Both in bits per dim.
+        Both, in bits per dim.
     """
     found = score(model, images)
     rate = sum(found["kl_bits_per_dim"])
@@ -84,7 +82,8 @@ def train_watched(
         watch: uint8 images (M, 3, S, S), scored at every 20th step.
 
     Returns:
-        (3, W): the step, and bits per dim with samples as in training, and with true codes.
+        Three rows of n numbers, the step, then bits per dim with samples as in training, then with
+        true codes.
     """
     model.initialise(images[:64])
     optimizer = torch.optim.Adamax(model.parameters(), lr=0.02)
@@ -102,7 +101,7 @@ def train_watched(
     return torch.tensor(history).T
 
 
-def draw_image(axis: Axes, image: Tensor, title: str) -> None:
+def draw_image(axis: matplotlib.axes.Axes, image: Tensor, title: str) -> None:
     """Draw an image (3, S, S), uint8 or reals in (-1/2, 1/2), as a panel without axes."""
     image = image if image.dtype == torch.uint8 else (image + 0.5).clamp(0, 1)
     axis.imshow(image.permute(1, 2, 0).numpy())
@@ -110,7 +109,7 @@ def draw_image(axis: Axes, image: Tensor, title: str) -> None:
     axis.set_axis_off()
 
 
-def draw_prices(axis: Axes, prices: Tensor, title: str, most: float) -> None:
+def draw_prices(axis: matplotlib.axes.Axes, prices: Tensor, title: str, most: float) -> None:
     """Draw what each code costs, (H, W) bits up to `most`, as a panel of coloured numbers."""
     axis.imshow(prices.numpy(), cmap="YlOrBr", vmin=0, vmax=most)
     for row, line in enumerate(prices.tolist()):
@@ -127,12 +126,12 @@ def draw_prices(axis: Axes, prices: Tensor, title: str, most: float) -> None:
     axis.set_axis_off()
 
 
-def plane(axis: Axes, models: Mapping[str, Sequence[Point]]) -> None:
+def plane(axis: matplotlib.axes.Axes, models: Mapping[str, Sequence[Sequence[float]]]) -> None:
     """Draw models in the plane of rate and reconstruction, over lines of equal score.
 
     Args:
         axis: to draw on.
-        models: for each name one point a seed.
+        models: for each name one point a seed, rate and reconstruction in bits per dim.
     """
     points = torch.tensor([point for seeds in models.values() for point in seeds])  # (N, 2)
     right = points[:, 0].max().item() + 0.12
