@@ -10,6 +10,8 @@ __getattr__, __dir__ = offer(
     running_example="EXAMPLES scoreboard train",
     enumerated="enumerate_codes exact_iw_2",
     images="within_image_share",
+    rates="discount_kl draw_image draw_prices plane price_map rate_and_reconstruction"
+    " score_at train_watched",
     theory="prove_decreasing prove_identity prove_limit prove_series proved worst_case_entropy",
     trained="code_gaps gaps_of_layers",
     yardsticks="draw_rows draw_values left_differences log2_histogram png_bits_per_dim",

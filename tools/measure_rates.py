@@ -1,0 +1,54 @@
+"""What the book's small models pay for codes and for pixels, three seeds each, stored as JSON.
+
+python tools/measure_rates.py book/results/rates.json
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from rrvqlib import cli, data
+from rrvqlib.files import check_writable, write_json
+from rrvqlib.models import build
+from rrvqlib.runs.records import hardware, versions
+from rrvqlib.teaching import rates, running_example
+
+SEEDS = 3
+# Names of running_example.EXAMPLES, and the weights of the KL while they train.
+WEIGHTS = {"Gaussian VAE": (1.0,), "VQ-VAE": (1.0,), "relaxed VQ": (1.0, 0.3, 0.1, 0.0)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("out", type=Path, help="the JSON file to write")
+    out = parser.parse_args().out
+    check_writable(out)
+    patches = data.load("photos", image_size=16)
+    found = {}
+    for name, weight in tqdm([(name, w) for name, weights in WEIGHTS.items() for w in weights]):
+        points = found.setdefault(name, {})[f"KL weight {weight}"] = []
+        for seed in range(SEEDS):
+            torch.manual_seed(seed)
+            model = build(running_example.EXAMPLES[name])
+            rates.discount_kl(model, weight)
+            running_example.train(model, patches.train)
+            points.append(rates.rate_and_reconstruction(model, patches.valid))
+    record = {
+        "rate_and_reconstruction_bits_per_dim": found,
+        "images": len(patches.valid),
+        "seeds": SEEDS,
+        "dataset": patches.name,
+        "versions": versions(),
+        "hardware": hardware(torch.device("cpu"), 1),
+    }
+    write_json(out, record)
+
+
+if __name__ == "__main__":
+    cli.run(lambda _: main())
