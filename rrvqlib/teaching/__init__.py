@@ -9,6 +9,7 @@ __getattr__, __dir__ = offer(
     codebooks="perplexity watch_usage",
     running_example="EXAMPLES scoreboard train",
     enumerated="enumerate_codes exact_iw_2",
+    hierarchies="draw_pass resampled",
     images="within_image_share",
     theory="prove_decreasing prove_identity prove_limit prove_series proved worst_case_entropy",
     trained="code_gaps gaps_of_layers",
