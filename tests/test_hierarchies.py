@@ -1,4 +1,4 @@
-"""Hierarchies from outside: counted pairs, enumerated codes, layers drawn anew; chapter 7's page."""
+"""Hierarchies from outside: pairs, enumerated codes, layers drawn anew; the page of chapter 7."""
 
 import json
 import math
