@@ -9,6 +9,7 @@ __getattr__, __dir__ = offer(
     codebooks="perplexity watch_usage",
     running_example="EXAMPLES scoreboard train",
     enumerated="enumerate_codes exact_iw_2",
+    hierarchies="draw_pass resampled",
     images="within_image_share",
     rates="discount_kl draw_image draw_prices plane price_map rate_and_reconstruction"
     " score_at train_watched",
