@@ -195,10 +195,10 @@ def two_variables() -> CodesProblem:
     return CodesProblem(logits, vectors, lambda v: -(v.flatten(-2) @ w1 / 2).sin() @ w2 / 2 - 3)
 
 
-def four_bits(seed: int = 13) -> BitsProblem:
+def four_bits(seed: int = 162) -> BitsProblem:
     """Four bits, 16 states, and a wavy function of them, another for each seed.
 
-    Straight-through and the trapezoid rule do on seed 13 about what they do on most.
+    Straight-through and the trapezoid rule do on seed 162 about what they do on most.
     """
     generator = torch.Generator().manual_seed(seed)
     w1, w2 = (torch.randn(*s, generator=generator) for s in ((4, 16), (16,)))

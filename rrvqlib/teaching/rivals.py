@@ -119,7 +119,8 @@ def influence(network: Callable[[Tensor], Tensor], codes: Tensor, K: int) -> Ten
     """Which positions' predictions move when one code of a grid is changed.
 
     Args:
-        network: codes (B, H, W) -> log-probabilities (B, H, W, K).
+        network: codes (B, H, W) -> log-probabilities (B, H, W, K), in float64: sums over a batch
+            are rounded, and a prediction has moved if it differs by more than that.
         codes: int64 (H, W), of which each is changed in turn.
         K: codes.
 
@@ -132,7 +133,7 @@ def influence(network: Callable[[Tensor], Tensor], codes: Tensor, K: int) -> Ten
     with torch.no_grad():
         before = network(codes[None])
         after = network(changed.view(positions, *codes.shape) % K)
-    return (after != before).any(-1).flatten(1)
+    return ((after - before).abs() > 1e-13).any(-1).flatten(1)
 
 
 def draw_sight(axis: Axes, moved: Tensor, position: int, side: int = 8) -> None:
@@ -165,12 +166,12 @@ def draw_stages() -> Figure:
     """Four ways to give codes a prior: what is learnt in the first training, what afterwards."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 4, figsize=(7.6, 3.9))
+    figure, axes = plt.subplots(1, 4, figsize=(7.6, 3.6))
     first, second = PALETTE[0], PALETTE[1]
     pixels, lower, upper = 1.6, 5.2, 8.4  # heights
     titles = ("VQ-VAE,\nthen PixelCNN", "VQ-VAE-2,\nthen PixelCNNs", "HQA", "RRVQ")
     for axis, title in zip(axes, titles, strict=True):
-        axis.set(xlim=(0.6, 9.4), ylim=(0, 10), aspect="equal")
+        axis.set(xlim=(1.5, 8.5), ylim=(0, 9.4), aspect="equal")
         axis.set_title(title, loc="center")
         axis.axis("off")
         _grid(axis, pixels, 2.8, 8, "#707070")
@@ -185,8 +186,8 @@ def draw_stages() -> Figure:
     for axis, heights in ((axes[0], (lower,)), (axes[1], (lower, upper))):
         for height in heights:  # from code to code within a grid
             _arrow(axis, (3.8, height + 0.6), (3.8, height - 0.6), second, dashed=True, bend=0.9)
-    axes[0].text(9.2, lower, "codes", ha="right", va="center", fontsize="small")
-    axes[0].text(9.2, pixels, "pixels", ha="right", va="center", fontsize="small")
+    axes[0].text(8.5, lower, "codes", ha="right", va="center", fontsize="small")
+    axes[0].text(8.5, pixels, "pixels", ha="right", va="center", fontsize="small")
     lines = [plt.Line2D([], [], color=first), plt.Line2D([], [], color=second, ls="--")]
     words = ["learnt in the first training", "learnt afterwards, codes frozen"]
     figure.legend(lines, words, loc="outside lower center", ncols=2)
