@@ -166,7 +166,9 @@ class BitsProblem:
                 return self.f(places).mean(0)
             bits = torch.where(places.detach() < 0, -1.0, 1.0)
             own = torch.eye(a.shape[-1], dtype=torch.bool)
-            return self.f(torch.where(own, places[..., None, :], bits[..., None, :])).sum(-1).mean(0)
+            return (
+                self.f(torch.where(own, places[..., None, :], bits[..., None, :])).sum(-1).mean(0)
+            )
 
         return surrogate
 

@@ -16,7 +16,7 @@ from rrvqlib.runs import read_run_settings
 from rrvqlib.teaching.figures import PALETTE
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    import matplotlib.axes
     from matplotlib.figure import Figure
 
 KINDS = ("one layer", "several layers", "second stage")
@@ -136,7 +136,7 @@ def influence(network: Callable[[Tensor], Tensor], codes: Tensor, K: int) -> Ten
     return ((after - before).abs() > 1e-13).any(-1).flatten(1)
 
 
-def draw_sight(axis: Axes, moved: Tensor, position: int, side: int = 8) -> None:
+def draw_sight(axis: matplotlib.axes.Axes, moved: Tensor, position: int, side: int = 8) -> None:
     """What one position of a grid sees: earlier codes seen and unseen, itself, later ones.
 
     Args:
@@ -194,7 +194,7 @@ def draw_stages() -> Figure:
     return figure
 
 
-def _grid(axis: Axes, height: float, side: float, cells: int, colour: str) -> None:
+def _grid(axis: matplotlib.axes.Axes, height: float, side: float, cells: int, colour: str) -> None:
     import matplotlib.pyplot as plt
 
     size = side / cells
@@ -204,7 +204,7 @@ def _grid(axis: Axes, height: float, side: float, cells: int, colour: str) -> No
 
 
 def _arrow(
-    axis: Axes,
+    axis: matplotlib.axes.Axes,
     start: tuple[float, float],
     end: tuple[float, float],
     colour: str,
