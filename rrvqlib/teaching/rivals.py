@@ -125,7 +125,7 @@ def influence(network: Callable[[Tensor], Tensor], codes: Tensor, K: int) -> Ten
         K: codes.
 
     Returns:
-        bool (H W, H W): the changed position, then the one whose prediction moved.
+        bool, positions by positions. A row is a changed code, a column a prediction that moved.
     """
     positions = codes.numel()
     changed = codes.flatten().repeat(positions, 1)
