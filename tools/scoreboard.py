@@ -19,18 +19,15 @@ from rrvqlib.models import build
 from rrvqlib.runs.records import hardware, versions
 from rrvqlib.runs.scoring import score
 from rrvqlib.teaching import running_example
+from rrvqlib.teaching.yardsticks import left_differences, log2_histogram
 
 SEEDS = 3
 
 
 def left_neighbour(train: Tensor, images: Tensor) -> float:
     """Bits per dim of sub-pixels by the histogram of differences to the left one (chapter 1)."""
-
-    def differences(of: Tensor) -> Tensor:
-        return (of[..., 1:].int() - of[..., :-1].int()) % 256
-
-    counts = differences(train).flatten().long().bincount(minlength=256) + 1.0
-    bits = -(counts / counts.sum()).log2()[differences(images).long()].sum().item()
+    table = log2_histogram(left_differences(train))
+    bits = -table[left_differences(images).long()].sum().item()
     return (bits + 8 * images[..., 0].numel()) / images.numel()
 
 
