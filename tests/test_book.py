@@ -186,18 +186,25 @@ def test_the_scoreboard_has_every_claim_twice_once_as_a_chip_and_once_as_a_row()
 def test_every_symbol_of_the_notation_page_stands_in_the_glossary():
     tables = (ROOT / "book/notation.md").read_text().splitlines()
     cells = [line.split("|")[1] for line in tables if line.startswith("| $")]
-    symbols = [part.partition("=")[0] for cell in cells for text in re.findall(r"\$([^$]+)\$", cell)
-               for part in text.split(",")]  # fmt: skip
+    symbols = [
+        part.partition("=")[0]
+        for cell in cells
+        for text in re.findall(r"\$([^$]+)\$", cell)
+        for part in text.split(",")
+    ]
     assert len(symbols) > 40
     words = (ROOT / "book/glossary.md").read_text()
     written = " ".join(re.findall(r"\$([^$]+)\$", words))
-    missing = [symbol for symbol in symbols
-               if not re.search(rf"(?<![\\\w{{]){re.escape(symbol)}(?![\w}}])", written)]  # fmt: skip
+    missing = [
+        symbol
+        for symbol in symbols
+        if not re.search(rf"(?<![\\\w{{]){re.escape(symbol)}(?![\w}}])", written)
+    ]
     assert not missing
 
 
 def test_the_glossary_is_in_order_and_says_everything_once():
     text = (ROOT / "book/glossary.md").read_text()
-    words = [line.lower() for line in text.splitlines()[5:]
-             if line and not line.startswith((" ", "`"))]  # fmt: skip
+    lines = text.splitlines()[5:]
+    words = [line.lower() for line in lines if line and not line.startswith((" ", "`"))]
     assert words == sorted(set(words))
