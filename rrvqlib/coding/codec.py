@@ -106,9 +106,9 @@ class Codec:
                     part.prepared = part.terms
 
     def _checked(self, image: Tensor) -> Tensor:
-        """uint8 (3, S, S) -> (1, 3, S, S) on the CPU."""
-        batch = image.unsqueeze(0).cpu()
-        check_pixels(batch, self.model.settings.image_size)
+        """uint8 (c, S, S) -> (1, c, S, S) on the CPU."""
+        batch, settings = image.unsqueeze(0).cpu(), self.model.settings
+        check_pixels(batch, settings.image_size, settings.image_channels)
         return batch
 
     def _features(self, image: Tensor) -> list[Tensor]:
@@ -118,7 +118,9 @@ class Codec:
     # 34 values of a distribution function, one of 256 takes 257.
 
     def _push_pixels(self, stack: Stack, image: Tensor, parameters: Tensor) -> None:
-        for c in reversed(range(3)):  # blue is popped last, when red and green are known
+        for c in reversed(
+            range(image.shape[1])
+        ):  # blue is popped last, when red and green are known
             channel = self.model.likelihood.next_channel(parameters, image[:, :c])
             high, low = (image[:, c] // NIBBLE).flatten().long(), (image[:, c] % NIBBLE).flatten()
             stack.push(low.long(), low_masses(channel, high))
@@ -127,7 +129,7 @@ class Codec:
     def _pop_pixels(self, stack: Stack, parameters: Tensor) -> Tensor:
         B, _, *sides = parameters.shape
         image = torch.empty(B, 0, *sides, dtype=torch.uint8)
-        for _ in range(3):
+        for _ in range(self.model.settings.image_channels):
             channel = self.model.likelihood.next_channel(parameters, image)
             high = stack.pop(high_masses(channel))
             low = stack.pop(low_masses(channel, high))
@@ -183,7 +185,7 @@ class Codec:
         return image
 
     def encode(self, images: Iterable[Tensor]) -> Coded:
-        """Code uint8 images (3, S, S) without loss, in one chain.
+        """Code uint8 images (c, S, S) without loss, in one chain.
 
         Raises:
             UserError: an image is not of this kind or size.
@@ -199,7 +201,7 @@ class Codec:
     def decode(
         self, words: np.ndarray, count: int, done: Callable[[Tensor], object] | None = None
     ) -> list[Tensor]:
-        """The images (3, S, S) of `encode`, in order; `done` is told of each, the last first.
+        """The images (c, S, S) of `encode`, in order; `done` is told of each, the last first.
 
         Raises:
             UserError: the words are not what `encode` of this model wrote.
@@ -224,10 +226,10 @@ class Codec:
         """Code the codes of the topmost `layers` layers under the prior.
 
         Returns:
-            The chain, and the images (3, S, S) that the decoder will see.
+            The chain, and the images (c, S, S) that the decoder will see.
 
         Raises:
-            UserError: an image is not uint8 (3, S, S), or there are not so many layers.
+            UserError: an image is not uint8 (c, S, S), or there are not so many layers.
         """
         if not 1 <= layers <= len(self.layers):
             raise UserError(f"{layers} layers: this model has 1 to {len(self.layers)}")
@@ -238,7 +240,7 @@ class Codec:
         return Coded(stack.words(), stack.bits, 0), seen
 
     def _push_codes(self, stack: Stack, image: Tensor, layers: int) -> Tensor:
-        """Returns what the decoder will see, (1, 3, S, S)."""
+        """Returns what the decoder will see, (1, c, S, S)."""
         state, sent = self.model.decoder.top(1), []
         features = self._features(image)
         for (layer, latent), feature in zip(reversed(self.layers), reversed(features), strict=True):

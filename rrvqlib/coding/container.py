@@ -94,7 +94,7 @@ def fingerprint(model: VAE) -> bytes:
 
 
 def pixel_digest(entries: Iterable[Entry], tiles: Sequence[Tensor]) -> bytes:
-    """Of the sizes of all images and of their tiles, uint8 (3, S, S)."""
+    """Of the sizes of all images and of their tiles, uint8 (c, S, S)."""
     sizes = (struct.pack("<II", entry.width, entry.height) for entry in entries)
     parts = (torch.stack(list(tiles[n : n + 1024])) for n in range(0, len(tiles), 1024))
     return digest(*sizes, *(part.numpy().data for part in parts))

@@ -40,22 +40,22 @@ def count_tiles(entries: Iterable[Entry], side: int) -> int:
 
 
 def cut(image: Tensor, side: int) -> Tensor:
-    """uint8 image (3, H, W) -> tiles (N, 3, side, side), row by row; edges are repeated."""
-    _, height, width = image.shape
+    """uint8 image (c, H, W) -> tiles (N, c, side, side), row by row; edges are repeated."""
+    channels, height, width = image.shape
     rows = torch.arange(height + -height % side).clamp(max=height - 1)
     columns = torch.arange(width + -width % side).clamp(max=width - 1)
     padded = image[:, rows][:, :, columns]
     tiles = padded.unfold(1, side, side).unfold(2, side, side)
-    return tiles.permute(1, 2, 0, 3, 4).reshape(-1, 3, side, side)
+    return tiles.permute(1, 2, 0, 3, 4).reshape(-1, channels, side, side)
 
 
 def join(tiles: list[Tensor], entries: Iterable[Entry]) -> Iterator[Tensor]:
     """The inverse of `cut` for the tiles of several images in a row, one image at a time."""
-    side, at = tiles[0].shape[-1], 0
+    channels, side, at = tiles[0].shape[0], tiles[0].shape[-1], 0
     for entry in entries:
         rows, columns = entry.grid(side)
         mine = torch.stack(tiles[at : at + rows * columns])
         at += rows * columns
-        grid = mine.view(rows, columns, 3, side, side).permute(2, 0, 3, 1, 4)
-        whole = grid.reshape(3, rows * side, columns * side)
+        grid = mine.view(rows, columns, channels, side, side).permute(2, 0, 3, 1, 4)
+        whole = grid.reshape(channels, rows * side, columns * side)
         yield whole[:, : entry.height, : entry.width].contiguous()

@@ -11,12 +11,13 @@ from rrvqlib.errors import UserError
 MAX_PIXELS = 1 << 26
 
 
-def check_pixels(images: Tensor, side: int | None = None) -> None:
-    """Refuse what is no batch of 8-bit RGB images, before it becomes a number that looks right.
+def check_pixels(images: Tensor, side: int | None = None, channels: int = 3) -> None:
+    """Refuse what is no batch of 8-bit images, before it becomes a number that looks right.
 
     Args:
-        images: to be uint8 (B, 3, H, W), B >= 1.
+        images: to be uint8 (B, c, H, W), B >= 1.
         side: H and W that a model was made for; None takes any.
+        channels: c that it was made for, 3 (red, green, blue) or 1 (grey).
 
     Raises:
         UserError: they are not; the message says how to convert them.
@@ -32,11 +33,15 @@ def check_pixels(images: Tensor, side: int | None = None) -> None:
     if images.ndim == 3:
         raise UserError(f"one image of shape {shape}; pass a batch: images[None]")
     if images.ndim != 4 or len(images) == 0:
-        raise UserError(f"images have shape {shape}; pass (B, 3, H, W) with B of 1 or more")
-    if shape[1] != 3:
-        remedy = "pass (B, 3, H, W)"
-        if shape[3] == 3:
+        raise UserError(
+            f"images have shape {shape}; pass (B, {channels}, H, W) with B of 1 or more"
+        )
+    if shape[1] != channels:
+        remedy = f"pass (B, {channels}, H, W)"
+        if shape[3] == channels:
             remedy = "channels come second: images.permute(0, 3, 1, 2)"
+        elif channels == 1 and shape[1] == 3:
+            remedy = "the model is for grey images: images.float().mean(1, keepdim=True).byte()"
         elif shape[1] == 1:
             remedy = "repeat the grey channel: images.expand(-1, 3, -1, -1)"
         elif shape[1] == 4:

@@ -16,7 +16,7 @@ DEFAULT_SIZE = 32  # pixels a side, of the data sets that come in more than one 
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """The images of a data set, uint8 (N, 3, H, W) with H = W, N differing between splits."""
+    """The images of a data set, uint8 (N, c, H, W) with H = W, N differing between splits."""
 
     train: Tensor
     valid: Tensor
@@ -42,7 +42,7 @@ class Splits:
         return sha.hexdigest()
 
     def __getitem__(self, split: str) -> Tensor:
-        """The images of one split, uint8 (N, 3, H, W).
+        """The images of one split, uint8 (N, c, H, W).
 
         Raises:
             UserError: there is no split of this name.
@@ -71,6 +71,6 @@ def check_image_size(name: str, actual: int, wanted: int | None) -> None:
 
 
 def last_tenth(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Training images (N, 3, H, W) in official order -> the first nine tenths, the last tenth."""
+    """Training images (N, c, H, W) in official order -> the first nine tenths, the last tenth."""
     count = max(1, len(images) // 10)
     return images[:-count], images[-count:]

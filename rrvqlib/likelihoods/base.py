@@ -110,7 +110,7 @@ class Channel:
 
 
 class Likelihood(nn.Module, ABC):
-    """The probability of 8-bit images (B, 3, S, S) given what the decoder outputs.
+    """The probability of 8-bit images (B, c, S, S) given what the decoder outputs.
 
     Attributes:
         parameter_channels: C, channels of the decoder's output (B, C, S, S).
@@ -120,15 +120,15 @@ class Likelihood(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def from_settings(cls, settings: Any) -> Likelihood:
-        """The likelihood that settings of this kind describe."""
+    def from_settings(cls, settings: Any, channels: int) -> Likelihood:
+        """The likelihood that settings of this kind describe, of images of c = 3 or 1 channels."""
 
     def fast_parameters(self) -> Iterable[nn.Parameter]:
         """Those that learn at the codebooks' rate: all that the likelihood has of its own."""
         return self.parameters()
 
     def log_prob(self, images: Tensor, parameters: Tensor) -> Tensor:
-        """log p(x | z) of uint8 images (B, 3, S, S): (B,) nats."""
+        """log p(x | z) of uint8 images (B, c, S, S): (B,) nats."""
         with full_precision(images.device):
             # A bfloat16 near 1/2 is half a bin wide.
             precise = parameters.to(torch.promote_types(parameters.dtype, torch.float32))
@@ -136,15 +136,15 @@ class Likelihood(nn.Module, ABC):
 
     @abstractmethod
     def log_masses(self, images: Tensor, parameters: Tensor) -> Tensor:
-        """Nats of each pixel, (B, S, S), or of each sub-pixel, (B, 3, S, S)."""
+        """Nats of each pixel, (B, S, S), or of each sub-pixel, (B, c, S, S)."""
 
     @abstractmethod
     def mean(self, parameters: Tensor) -> Tensor:
-        """The image that one shows: (B, 3, S, S), in the units of `pixels_to_reals`."""
+        """The image that one shows: (B, c, S, S), in the units of `pixels_to_reals`."""
 
     @abstractmethod
     def sample(self, parameters: Tensor) -> Tensor:
-        """uint8 images (B, 3, S, S) drawn given the parameters."""
+        """uint8 images (B, c, S, S) drawn given the parameters."""
 
     @abstractmethod
     def next_channel(self, parameters: Tensor, known: Tensor) -> Channel:
@@ -152,5 +152,5 @@ class Likelihood(nn.Module, ABC):
 
         Args:
             parameters: (B, C, S, S), of the precision in which to compute.
-            known: uint8 (B, c, S, S), the first c of red, green and blue; c is 0, 1 or 2.
+            known: uint8 (B, n, S, S), the first n of red, green and blue; n is 0, 1 or 2.
         """

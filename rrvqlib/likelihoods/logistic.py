@@ -20,22 +20,23 @@ class Logistic(Likelihood):
     """Discretised logistics whose scale is learnt, not decoded (Kingma et al. 2016).
 
     Args:
-        scale_per_channel: whether each of the three colour channels has a scale of its own.
+        channels: c, of the images.
+        scale_per_channel: whether each of them has a scale of its own.
     """
 
-    parameter_channels = 3
     edge_bins = False
 
-    def __init__(self, *, scale_per_channel: bool = True):
+    def __init__(self, channels: int = 3, *, scale_per_channel: bool = True):
         super().__init__()
+        self.parameter_channels = channels
         # A logistic of this scale has the spread of typical pixels; log_scale 0 would spend the
         # first thousands of steps on finding that out.
-        scales = 3 if scale_per_channel else 1
+        scales = channels if scale_per_channel else 1
         self.log_scale = nn.Parameter(torch.full((scales, 1, 1), -2.0))
 
     @classmethod
-    def from_settings(cls, settings: GlobalScaleSettings) -> Logistic:
-        return cls(scale_per_channel=settings.scale_per_channel)
+    def from_settings(cls, settings: GlobalScaleSettings, channels: int) -> Logistic:
+        return cls(channels, scale_per_channel=settings.scale_per_channel)
 
     def log_masses(self, images: Tensor, parameters: Tensor) -> Tensor:
         return log_bin_mass(images, clip(parameters), self.log_scale, edge_bins=self.edge_bins)

@@ -17,16 +17,22 @@ from rrvqlib.settings.likelihoods import PixelLogisticSettings
 
 
 class PixelLogistic(Likelihood):
-    """As `EdgeLogistic`, but the decoder outputs the scale too: a mixture of one, uncoupled."""
+    """As `EdgeLogistic`, but the decoder outputs the scale too: a mixture of one, uncoupled.
 
-    parameter_channels = 6
+    Args:
+        channels: c, of the images.
+    """
+
+    def __init__(self, channels: int = 3):
+        super().__init__()
+        self.parameter_channels = 2 * channels
 
     @classmethod
-    def from_settings(cls, settings: PixelLogisticSettings) -> PixelLogistic:
-        return cls()
+    def from_settings(cls, settings: PixelLogisticSettings, channels: int) -> PixelLogistic:
+        return cls(channels)
 
     def unpack(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        """Decoder output (B, 6, S, S) -> means and log-scales (B, 3, S, S)."""
+        """Decoder output (B, 2 c, S, S) -> means and log-scales (B, c, S, S)."""
         means, scales = (GAIN * parameters).chunk(2, dim=1)
         return means, bounded_log_scale(scales)
 

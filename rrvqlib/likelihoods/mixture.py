@@ -68,34 +68,38 @@ class LogisticMixture(Likelihood):
     """Every pixel's colour has a mixture of I logistics (Salimans et al. 2017, Eq. 3).
 
     A component is chosen for the whole pixel; in it the mean of green moves with red, and that of
-    blue with red and green, by coefficients that the decoder outputs too.
+    blue with red and green, by coefficients that the decoder outputs too. Grey images have one
+    channel, and no coefficients.
 
     Args:
         components: I.
+        channels: c, of the images.
     """
 
     first_means: Tensor
 
-    def __init__(self, components: int = 5):
+    def __init__(self, components: int = 5, channels: int = 3):
         super().__init__()
         self.components = components
-        self.parameter_channels = 10 * components
+        # A weight; means and log-scales; a coefficient for each pair of channels.
+        self.sizes = 1, channels, channels, channels * (channels - 1) // 2
+        self.parameter_channels = sum(self.sizes) * components
         first = torch.linspace(-SPREAD, SPREAD, components) if components > 1 else torch.zeros(1)
         self.register_buffer("first_means", first.view(components, 1, 1), persistent=False)
 
     @classmethod
-    def from_settings(cls, settings: MixtureSettings) -> LogisticMixture:
-        return cls(settings.components)
+    def from_settings(cls, settings: MixtureSettings, channels: int) -> LogisticMixture:
+        return cls(settings.components, channels)
 
     def unpack(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Decoder output (B, 10 I, S, S) -> what the components are.
+        """Decoder output (B, 10 I, S, S) -> what the components are; (B, 3 I, S, S) of grey images.
 
         Returns:
-            Log-weights (B, I, S, S); means, log-scales and coefficients (B, 3, I, S, S). The
-            coefficients are those of red in green, of red in blue, of green in blue.
+            Log-weights (B, I, S, S); means and log-scales (B, c, I, S, S); coefficients
+            (B, 3, I, S, S), of red in green, of red in blue, of green in blue, or none.
         """
-        raw = GAIN * parameters.unflatten(1, (10, self.components))
-        logits, means, scales, coefficients = raw.split((1, 3, 3, 3), dim=1)
+        raw = GAIN * parameters.unflatten(1, (sum(self.sizes), self.components))
+        logits, means, scales, coefficients = raw.split(self.sizes, dim=1)
         return (
             logits.squeeze(1).log_softmax(1),
             self.first_means + means,
@@ -129,8 +133,8 @@ class LogisticMixture(Likelihood):
         noisy = log_weights + gumbel_noise(log_weights)
         chosen = noisy.argmax(1, keepdim=True).unsqueeze(1)  # (B, 1, 1, S, S)
 
-        def of_chosen(values: Tensor) -> Tensor:  # (B, 3, I, S, S) -> (B, 3, S, S)
-            return values.gather(2, chosen.expand(-1, 3, -1, -1, -1)).squeeze(2)
+        def of_chosen(values: Tensor) -> Tensor:  # (B, n, I, S, S) -> (B, n, S, S)
+            return values.gather(2, chosen.expand(-1, values.shape[1], -1, -1, -1)).squeeze(2)
 
         means, log_scales, coefficients = map(of_chosen, (means, log_scales, coefficients))
         noise = log_scales.exp() * logistic_noise(means)

@@ -106,7 +106,7 @@ class VAE(nn.Module, PyTorchModelHubMixin, ABC):
         """The terms of the ELBO, Eq. (5); in training, those of the model's objective.
 
         Args:
-            images: uint8, (B, 3, S, S).
+            images: uint8, (B, c, S, S); c is 3, or 1 of a model of grey images.
             temperature: of relaxed samples while training; None for categorical ones.
 
         Returns:
@@ -134,7 +134,7 @@ class VAE(nn.Module, PyTorchModelHubMixin, ABC):
     @true_float32()
     @torch.no_grad()
     def sample(self, n: int, temperature: float = 1.0) -> Tensor:
-        """n images from the prior, as the likelihood's means: (n, 3, S, S) in (-1/2, 1/2).
+        """n images from the prior, as the likelihood's means: (n, c, S, S) in (-1/2, 1/2).
 
         Raises:
             UserError: n is no whole number from 1, or the temperature none from 0.
@@ -152,7 +152,7 @@ class VAE(nn.Module, PyTorchModelHubMixin, ABC):
     @true_float32()
     @torch.no_grad()
     def reconstruct(self, images: Tensor) -> Tensor:
-        """Likelihood means given codes drawn from the posterior: uint8 (B, 3, S, S) -> reals.
+        """Likelihood means given codes drawn from the posterior: uint8 (B, c, S, S) -> reals.
 
         Raises:
             UserError: as the model itself.
@@ -161,7 +161,7 @@ class VAE(nn.Module, PyTorchModelHubMixin, ABC):
         return self.likelihood.mean(self.infer(images, None).parameters)
 
     def _check_input(self, images: Tensor) -> None:
-        check_pixels(images, self.settings.image_size)
+        check_pixels(images, self.settings.image_size, self.settings.image_channels)
         self._check_precision()
 
     def _check_precision(self) -> None:
@@ -253,7 +253,7 @@ class VAE(nn.Module, PyTorchModelHubMixin, ABC):
 def build_likelihood(settings: ModelSettings) -> Likelihood:
     """The likelihood that a model's settings name."""
     kind = LIKELIHOODS[settings.likelihood.kind].load()
-    return kind.from_settings(settings.likelihood)
+    return kind.from_settings(settings.likelihood, settings.image_channels)
 
 
 def build_latent(settings: ModelSettings, layer: int, *, learnt_prior: bool) -> Latent:

@@ -24,7 +24,9 @@ class HierarchicalVAE(VAE):
         super().__init__(settings)
         self.likelihood = build_likelihood(settings)
         C, scale, pyramid = settings.channels, settings.init_scale, settings.pyramid
-        self.encoder = BottomUp(settings.image_size, pyramid, C, settings.blocks, scale)
+        self.encoder = BottomUp(
+            settings.image_channels, settings.image_size, pyramid, C, settings.blocks, scale
+        )
         grids = (*pyramid, pyramid[-1])  # the learnt vector has the top's grid
         layers = []
         for index, (grid, above) in enumerate(pairwise(grids)):

@@ -26,16 +26,16 @@ class OneLayerVAE(VAE):
         super().__init__(settings)
         self.likelihood = build_likelihood(settings)
         self.latent = build_latent(settings, 0, learnt_prior=False)
-        size, grid = settings.image_size, settings.pyramid[0]
+        image, size, grid = settings.image_channels, settings.image_size, settings.pyramid[0]
         channels, blocks = settings.channels, settings.blocks
         inputs, outputs = self.latent.vector_size, self.latent.posterior_size
         pixels = self.likelihood.parameter_channels
         if settings.network == "mlp":
-            self.encoder = MLPEncoder(size, grid, channels, blocks, outputs)
+            self.encoder = MLPEncoder(image, size, grid, channels, blocks, outputs)
             self.decoder = MLPDecoder(size, grid, channels, blocks, inputs, pixels)
         else:
             scale = settings.init_scale
-            self.encoder = ConvEncoder(size, grid, channels, blocks, outputs, scale)
+            self.encoder = ConvEncoder(image, size, grid, channels, blocks, outputs, scale)
             self.decoder = ConvDecoder(size, grid, channels, blocks, inputs, pixels, scale)
 
     @property
@@ -48,7 +48,7 @@ class OneLayerVAE(VAE):
         return torch.empty(batch, 0, grid, grid, device=next(self.parameters()).device)
 
     def encode(self, images: Tensor) -> Tensor:
-        """uint8 images (B, 3, S, S) -> parameters of the posterior (B, Q, H, W)."""
+        """uint8 images (B, c, S, S) -> parameters of the posterior (B, Q, H, W)."""
         return self.encoder(pixels_to_reals(images))
 
     def decode(self, vectors: Sequence[Tensor]) -> Tensor:

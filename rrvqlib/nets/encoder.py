@@ -8,14 +8,17 @@ from torch import Tensor, nn
 from rrvqlib.nets.convolutions import ResidualStack, conv, linear
 
 
-def stem(image_size: int, grid: int, channels: int, init_scale: float) -> nn.Sequential:
-    """Reals (B, 3, S, S) -> features (B, C, grid, grid).
+def stem(
+    image_channels: int, image_size: int, grid: int, channels: int, init_scale: float
+) -> nn.Sequential:
+    """Reals (B, c, S, S) -> features (B, C, grid, grid).
 
     enc1 of App. C: a convolution of stride 2; where the first latents are coarser than half the
     image (64x64 pixels, 16x16 latents), residual blocks go the rest of the way. Latents as fine as
     the image have a convolution of stride 1.
     """
-    layers: list[nn.Module] = [conv(3, channels, 5, stride=2 if grid < image_size else 1)]
+    stride = 2 if grid < image_size else 1
+    layers: list[nn.Module] = [conv(image_channels, channels, 5, stride=stride)]
     for _ in range(int(math.log2(image_size // grid)) - 1):
         layers.append(ResidualStack(channels, 1, 1 / 2, transposed=False, init_scale=init_scale))
     return nn.Sequential(*layers)
@@ -25,6 +28,7 @@ class BottomUp(nn.Module):
     """The deterministic chain of the inference network.
 
     Args:
+        image_channels: c, of the images.
         image_size: S.
         pyramid: side of each layer's grid of latents, l = 1 (nearest the pixels) first.
         channels: C.
@@ -34,6 +38,7 @@ class BottomUp(nn.Module):
 
     def __init__(
         self,
+        image_channels: int,
         image_size: int,
         pyramid: tuple[int, ...],
         channels: int,
@@ -41,7 +46,9 @@ class BottomUp(nn.Module):
         init_scale: float,
     ):
         super().__init__()
-        self.enc = nn.ModuleList([stem(image_size, pyramid[0], channels, init_scale)])
+        self.enc = nn.ModuleList(
+            [stem(image_channels, image_size, pyramid[0], channels, init_scale)]
+        )
         for below, grid in zip(pyramid, pyramid[1:], strict=False):
             self.enc.append(
                 ResidualStack(
@@ -50,7 +57,7 @@ class BottomUp(nn.Module):
             )
 
     def forward(self, reals: Tensor) -> list[Tensor]:
-        """Reals (B, 3, S, S) -> one (B, C, H_l, W_l) for each layer, l = 1 first."""
+        """Reals (B, c, S, S) -> one (B, C, H_l, W_l) for each layer, l = 1 first."""
         features = []
         for enc in self.enc:
             reals = enc(reals)
@@ -62,6 +69,7 @@ class ConvEncoder(nn.Module):
     """The encoder of the one-layer models of App. B: stem, residual blocks, one convolution.
 
     Args:
+        image_channels: c, of the images.
         image_size: S.
         grid: side of the grid of latents.
         channels, blocks, init_scale: of the residual blocks.
@@ -70,6 +78,7 @@ class ConvEncoder(nn.Module):
 
     def __init__(
         self,
+        image_channels: int,
         image_size: int,
         grid: int,
         channels: int,
@@ -78,12 +87,12 @@ class ConvEncoder(nn.Module):
         init_scale: float,
     ):
         super().__init__()
-        self.stem = stem(image_size, grid, channels, init_scale)
+        self.stem = stem(image_channels, image_size, grid, channels, init_scale)
         self.blocks = ResidualStack(channels, blocks, 1, transposed=False, init_scale=init_scale)
         self.project = conv(channels, outputs, 1)
 
     def forward(self, reals: Tensor) -> Tensor:
-        """Reals (B, 3, S, S) -> features (B, outputs, grid, grid)."""
+        """Reals (B, c, S, S) -> features (B, outputs, grid, grid)."""
         return self.project(F.elu(self.blocks(self.stem(reals))))
 
 
@@ -93,9 +102,17 @@ class MLPEncoder(nn.Module):
     Args: as `ConvEncoder`; `channels` is the hidden layers' width, `blocks` their number.
     """
 
-    def __init__(self, image_size: int, grid: int, channels: int, blocks: int, outputs: int):
+    def __init__(
+        self,
+        image_channels: int,
+        image_size: int,
+        grid: int,
+        channels: int,
+        blocks: int,
+        outputs: int,
+    ):
         super().__init__()
-        widths = [3 * image_size**2] + [channels] * blocks
+        widths = [image_channels * image_size**2] + [channels] * blocks
         self.hidden = nn.ModuleList(
             [linear(a, b) for a, b in zip(widths, widths[1:], strict=False)]
         )
@@ -103,7 +120,7 @@ class MLPEncoder(nn.Module):
         self.shape = (outputs, grid, grid)
 
     def forward(self, reals: Tensor) -> Tensor:
-        """Reals (B, 3, S, S) -> features (B, outputs, grid, grid)."""
+        """Reals (B, c, S, S) -> features (B, outputs, grid, grid)."""
         hidden = reals.flatten(1)
         for layer in self.hidden:
             hidden = F.elu(layer(hidden))

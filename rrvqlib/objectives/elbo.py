@@ -59,7 +59,7 @@ class ElboTerms:
 def bits_per_dim(log_probability: Number, dims: int) -> Number:
     """Nats of log-probability per image -> bits per dim, lower is better.
 
-    The one place where units change; `dims` is 3 * H * W.
+    The one place where units change; `dims` is c * H * W.
     """
     return -log_probability / (dims * math.log(2))
 

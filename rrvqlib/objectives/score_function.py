@@ -97,7 +97,7 @@ def draw_codes(model: OneLayerVAE, images: Tensor) -> Draws:
 
     Args:
         model: one layer of relaxed codes, and `num_samples` in its objective.
-        images: uint8 (B, 3, S, S).
+        images: uint8 (B, c, S, S).
     """
     latent, objective = model.latent, model.settings.objective
     assert isinstance(latent, RelaxedLatent)

@@ -155,7 +155,9 @@ def counted(settings: ModelSettings) -> Counts:
 def forward(model: VAE, n: int, device: torch.device | str) -> torch.Tensor:
     """The loss of n images without contents that matter."""
     side = model.settings.image_size
-    images = torch.zeros(n, 3, side, side, dtype=torch.uint8, device=device)
+    images = torch.zeros(
+        n, model.settings.image_channels, side, side, dtype=torch.uint8, device=device
+    )
     return training_loss(model(images, torch.ones((), device=device)))
 
 

@@ -22,7 +22,7 @@ def first_model(settings: RunSettings, images: Tensor, *, resumed: bool) -> VAE:
 
     Args:
         settings: of the run.
-        images: all training images, uint8 (N, 3, S, S), on the device of the run.
+        images: all training images, uint8 (N, c, S, S), on the device of the run.
         resumed: its weights are going to be replaced by a checkpoint's.
 
     Raises:

@@ -33,7 +33,7 @@ class Step:
 
     Args:
         model: learns; its parameters become views of one vector.
-        images: all training images, uint8 (N, 3, S, S), on the model's device.
+        images: all training images, uint8 (N, c, S, S), on the model's device.
         settings: of the run.
         rank, processes: which share of a step's images is this process's.
         bf16: whether networks compute in bfloat16 (autocast).

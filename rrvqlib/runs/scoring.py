@@ -50,7 +50,7 @@ def score(
 
     Args:
         model: in any mode; evaluated as in `eval()`.
-        images: uint8 (N, 3, S, S).
+        images: uint8 (N, c, S, S).
         batch_size: images at a time.
         seed: of the samples.
         label: of a progress bar; empty for none.
@@ -63,7 +63,7 @@ def score(
         entropy of p(z_l | above) for each layer in bits per latent variable, or None; n, the number
         of images.
     """
-    check_pixels(images, model.settings.image_size)
+    check_pixels(images, model.settings.image_size, model.settings.image_channels)
     was_training = model.training
     model.eval()
     device, dims = device_of(model), model.settings.dims
@@ -110,13 +110,13 @@ def importance_weighted_score(
         bits_per_dim and its standard error over images (bits_per_dim_se; None, unknown, from one
         image); elbo, the ELBO of these images in bits per dim; n, the number of images.
     """
-    check_pixels(images, model.settings.image_size)
+    check_pixels(images, model.settings.image_size, model.settings.image_channels)
     was_training = model.training
     model.eval()
     at_once, drawn = max(1, batch_size // k), []
     with seeded(seed):
         for batch in batches(images, at_once, device_of(model), label):
-            repeated = batch.repeat(k, 1, 1, 1)  # sample-major: (k * B, 3, S, S)
+            repeated = batch.repeat(k, 1, 1, 1)  # sample-major: (k * B, c, S, S)
             drawn += [model(part).log_weight for part in repeated.split(batch_size)]
     model.train(was_training)
     log_weights = torch.cat(drawn).cpu().double()  # copied once: a copy waits for the device
@@ -142,7 +142,7 @@ def likeness(
 
     Args:
         model: in any mode; evaluated as in `eval()`.
-        images: uint8 (N, 3, S, S).
+        images: uint8 (N, c, S, S).
         batch_size: images at a time.
         seed: of the draws.
         label: of a progress bar; empty for none.
@@ -156,7 +156,7 @@ def likeness(
         from rrvqlib.runs.similarity import WINDOW, psnr, ssim
     except ImportError:  # of the extra `data`; a training does without
         return {"psnr_db": None, "ssim": None, "likeness_n": 0}
-    check_pixels(images, model.settings.image_size)
+    check_pixels(images, model.settings.image_size, model.settings.image_channels)
     was_training = model.training
     model.eval()
     with seeded(seed):

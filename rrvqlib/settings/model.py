@@ -52,6 +52,7 @@ class ModelSettings(Settings):
         flag="model",
     )
     image_size: int = setting(32, "side of the images in pixels", at_least=2, at_most=MAX_SIDE)
+    image_channels: int = setting(3, "of the images: 3 (colour) or 1 (grey)", at_least=1, at_most=3)
     pyramid: Sides = setting(
         (16, 16, 8, 4),
         "side of each layer's grid of latents, l=1 (nearest the pixels) first; 16*8,8*8 repeats",
@@ -113,6 +114,8 @@ class ModelSettings(Settings):
     )
 
     def check(self) -> None:
+        if self.image_channels == 2:
+            raise SettingError("image_channels", 2, "must be 3 (colour) or 1 (grey)")
         self._check_pyramid()
         stacked = self.layers * (self.blocks + 3 * self.ladder_blocks)
         if stacked > 10 * MAX_BLOCKS:
@@ -204,7 +207,7 @@ class ModelSettings(Settings):
     @property
     def dims(self) -> int:
         """Sub-pixels per image, the dims of bits per dim."""
-        return 3 * self.image_size**2
+        return self.image_channels * self.image_size**2
 
     @property
     def positions(self) -> int:
