@@ -63,8 +63,8 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def read_exactly(path: Path) -> Tensor:
-    """A picture file as uint8 (3, H, W), upright; what it drops besides pixels is said.
+def read_exactly(path: Path, channels: int = 3) -> Tensor:
+    """A picture file as uint8 (c, H, W), upright; what it drops besides pixels is said.
 
     Raises:
         UserError: it cannot be read, or these pixels are not all that it shows.
@@ -77,10 +77,12 @@ def read_exactly(path: Path) -> Tensor:
     if picture.lost:
         lost = ", ".join(picture.lost)
         raise UserError(f"{path} has {lost}; convert it to one opaque 8-bit RGB picture first")
-    if picture.dropped:
-        dropped = ", ".join(picture.dropped)
-        cli.say(f"{path}: every pixel is kept; {dropped} is not", error=True)
-    return torch.from_numpy(picture.pixels).permute(2, 0, 1)
+    if channels == 1 and not picture.is_grey:
+        raise UserError(f"{path} is in colour, the model is for grey pictures; choose another")
+    dropped = [what for what in picture.dropped if channels == 3 or what != "being grey"]
+    if dropped:
+        cli.say(f"{path}: every pixel is kept; {', '.join(dropped)} is not", error=True)
+    return torch.from_numpy(picture.pixels[..., :channels]).permute(2, 0, 1)
 
 
 def encode(args: argparse.Namespace) -> None:
@@ -107,7 +109,7 @@ def encode(args: argparse.Namespace) -> None:
     images: list[Tensor] = []
     entries: list[Entry] = []
     for path in args.images:
-        images.append(read_exactly(path))
+        images.append(read_exactly(path, model.settings.image_channels))
         _, height, width = images[-1].shape
         if max(height, width) > MAX_SIDE:
             raise UserError(f"{path} is longer than {MAX_SIDE} pixels; cut it in two")
@@ -168,7 +170,7 @@ def decode(args: argparse.Namespace) -> None:
 
 
 def decode_images(container: Container, codec: Codec, source: str) -> Iterator[Tensor]:
-    """The images of a file, uint8 (3, H, W), once all of them were found to be right.
+    """The images of a file, uint8 (c, H, W), once all of them were found to be right.
 
     Raises:
         UserError: they are not those that were written.

@@ -76,7 +76,7 @@ def of_files(args: argparse.Namespace, model: VAE) -> None:
 
     posters = []
     for path in args.images:
-        picture, size = read_whole(path, args.longest)
+        picture, size = read_whole(path, args.longest, model.settings.image_channels)
         rebuilt = rebuild(model, picture, args.seed, path.name)
         posters.append(poster(rebuilt))
         show(path, size, rebuilt, model.settings.image_size)

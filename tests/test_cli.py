@@ -209,6 +209,7 @@ HUGE = "1" + 22 * "0"
 # Setting -> values out of range; behind "with", what it plays a part beside.
 OUT_OF_RANGE = {
     "image_size": "0 -8 1",
+    "image_channels": "0 2 4",
     "pyramid": "0 5 4,8 16,-8",
     "groups": "0 -1 65537 3 4.0",
     "codebook_size": f"0 -1 4,4,4 {HUGE}",

@@ -90,7 +90,10 @@ def fingerprint(model: VAE) -> bytes:
     """Of a model's settings and weights, as stored in float32."""
     state = model.state_dict()
     weights = (state[name].float().cpu().numpy().tobytes() for name in sorted(state))
-    return digest(json.dumps(asdict(model.settings), sort_keys=True).encode(), *weights)
+    settings = asdict(model.settings)
+    if settings["image_channels"] == 3:  # files of before there was a choice stay this model's
+        del settings["image_channels"]
+    return digest(json.dumps(settings, sort_keys=True).encode(), *weights)
 
 
 def pixel_digest(entries: Iterable[Entry], tiles: Sequence[Tensor]) -> bytes:

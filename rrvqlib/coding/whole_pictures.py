@@ -29,9 +29,9 @@ class Rebuilt:
     """A picture, and what is left of it with the codes of its topmost layers alone.
 
     Attributes:
-        original: uint8 (3, H, W).
+        original: uint8 (c, H, W).
         kept: numbers of layers, growing; the last is all of them.
-        pictures: uint8 (3, H, W), one for each number; the layers below take the prior's mode.
+        pictures: uint8 (c, H, W), one for each number; the layers below take the prior's mode.
         tiles: how many it was cut into.
         bits_per_dim: of the picture without loss, the one-sample ELBO of its tiles.
         code_bits_per_dim: KL of the layers kept, one for each number.
@@ -45,12 +45,13 @@ class Rebuilt:
     code_bits_per_dim: list[float]
 
 
-def read_whole(path: Path, longest: int) -> tuple[Tensor, tuple[int, int]]:
-    """A picture file -> uint8 (3, H, W), shrunk where it is longer than `longest` pixels.
+def read_whole(path: Path, longest: int, channels: int = 3) -> tuple[Tensor, tuple[int, int]]:
+    """A picture file -> uint8 (c, H, W), shrunk where it is longer than `longest` pixels.
 
     Args:
         path: of the file.
         longest: side; 0 takes any.
+        channels: c; 1 keeps the luminance.
 
     Returns:
         The pixels, and width and height as they were in the file.
@@ -60,13 +61,12 @@ def read_whole(path: Path, longest: int) -> tuple[Tensor, tuple[int, int]]:
     """
     from PIL import Image
 
-    pixels = read_picture(path).pixels
-    height, width = pixels.shape[:2]
+    image = Image.fromarray(read_picture(path).pixels)
+    width, height = image.size
     if longest and max(width, height) > longest:
-        image = Image.fromarray(pixels)
         image.thumbnail((longest, longest), Image.Resampling.BOX)
-        pixels = np.array(image)
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1), (width, height)
+    pixels = np.array(image.convert("L" if channels == 1 else "RGB"))
+    return torch.from_numpy(np.atleast_3d(pixels)).permute(2, 0, 1), (width, height)
 
 
 def poster(rebuilt: Rebuilt, least: int = 160) -> Tensor:
@@ -123,7 +123,7 @@ def rebuild(model: VAE, picture: Tensor, seed: int = 0, label: str = "") -> Rebu
 
     Args:
         model: of any kind and latents.
-        picture: uint8 (3, H, W) of any size.
+        picture: uint8 (c, H, W) of any size.
         seed: of the draws.
         label: of a progress bar; empty for none.
 

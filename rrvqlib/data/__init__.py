@@ -1,4 +1,4 @@
-"""Dataset name -> uint8 images (N, 3, H, W) in three fixed splits."""
+"""Dataset name -> uint8 images (N, c, H, W) in three fixed splits."""
 
 from rrvqlib.lazy import offer
 

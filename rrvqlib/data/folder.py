@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rrvqlib.data.reader import SUFFIXES, Picture, read_picture
-from rrvqlib.data.splits import DEFAULT_SIZE, SPLITS, Splits
+from rrvqlib.data.splits import DEFAULT_SIZE, SPLITS, Splits, Wanted
 from rrvqlib.errors import UserError
 from rrvqlib.words import number_of
 
@@ -19,25 +19,26 @@ from rrvqlib.words import number_of
 FOLDERS = {"train": ("train",), "valid": ("valid", "val", "validation"), "test": ("test",)}
 
 
-def load_folder(place: Path, image_size: int | None) -> Splits:
+def load_folder(place: Path, wanted: Wanted) -> Splits:
     """The images below a folder, cut to their central square and resized.
 
     Args:
         place: the folder; with folders train, test and, if there is one, valid in it these are
             the splits, else its images are split in order of name.
-        image_size: H = W in pixels; None is 32.
+        wanted: image_size is H = W in pixels, None is 32; channels 1 makes pictures grey, by
+            their luminance.
 
     Raises:
         UserError: there is no such folder, it lacks images or one of the splits, or one of the
             images or folders cannot be read.
     """
-    side = DEFAULT_SIZE if image_size is None else image_size
+    side, mode = wanted.image_size or DEFAULT_SIZE, "L" if wanted.channels == 1 else "RGB"
     changed: Counter[str] = Counter()
     files, how, left_out = find_files(place)
-    images = {split: _decode_all(files[split], side, split, changed) for split in SPLITS}
+    images = {split: _decode_all(files[split], side, mode, split, changed) for split in SPLITS}
     description = (
         f"The images of the folder {place.name}, cut to their central square and "
-        f"resized to {side}x{side}; {how}."
+        f"resized to {side}x{side}{', grey' if mode == 'L' else ''}; {how}."
     )
     for begins, counts in (("Left out", left_out), ("Not kept", changed)):
         if counts:
@@ -77,7 +78,7 @@ def find_files(place: Path) -> tuple[dict[str, list[Path]], str, Counter[str]]:
     return files, how, left_out
 
 
-def check_folder(place: Path, image_size: int | None) -> None:
+def check_folder(place: Path, wanted: Wanted) -> None:
     """Raise UserError where `load_folder` would, as far as that shows without reading images."""
     find_files(place)
 
@@ -198,25 +199,30 @@ def _image_files(path: Path, left_out: Counter[str]) -> list[Path]:
     return sorted(files, key=lambda file: file.relative_to(path).as_posix())
 
 
-def _decode_all(files: list[Path], image_size: int, split: str, changed: Counter[str]) -> Tensor:
-    """Image files -> (N, 3, image_size, image_size); what they lose is counted in `changed`."""
+def _decode_all(
+    files: list[Path], image_size: int, mode: str, split: str, changed: Counter[str]
+) -> Tensor:
+    """Image files -> (N, c, image_size, image_size); what they lose is counted in `changed`."""
     from tqdm import tqdm
 
-    images = np.empty((len(files), image_size, image_size, 3), dtype=np.uint8)
+    channels = len(mode)  # of "RGB" and "L"
+    images = np.empty((len(files), image_size, image_size, channels), dtype=np.uint8)
     bar = tqdm(files, desc=f"reading {split}", unit="image", leave=False, disable=None)
     for index, file in enumerate(bar):
         picture = read_picture(file)
-        images[index] = _fit(picture, image_size)
+        images[index] = _fit(picture, image_size, mode)
         changed.update(picture.lost)
+        if mode == "L" and not picture.is_grey:
+            changed["its colours"] += 1
         changed.update(what for what in picture.dropped if what == "its colour profile")
     return torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
 
 
-def _fit(picture: Picture, image_size: int) -> np.ndarray:
-    """The central square of a picture, resized: uint8 (image_size, image_size, 3)."""
+def _fit(picture: Picture, image_size: int, mode: str) -> np.ndarray:
+    """The central square of a picture, resized: uint8 (image_size, image_size, c)."""
     from PIL import Image, ImageOps
 
     size = (image_size, image_size)
-    return np.asarray(
-        ImageOps.fit(Image.fromarray(picture.pixels), size, Image.Resampling.BILINEAR)
-    )
+    image = Image.fromarray(picture.pixels).convert(mode)
+    fitted = np.asarray(ImageOps.fit(image, size, Image.Resampling.BILINEAR))
+    return fitted.reshape(*size, -1)

@@ -1,4 +1,4 @@
-"""Dataset name -> uint8 images (N, 3, H, W) in three fixed splits.
+"""Dataset name -> uint8 images (N, c, H, W) in three fixed splits.
 
 `load("photos")` and `load("swatches")` need no download. No data file is ever unpickled.
 """
@@ -14,11 +14,16 @@ from typing import Any
 
 from rrvqlib.data.pixels import MAX_PIXELS
 from rrvqlib.data.registry import DATASETS, DataSet
-from rrvqlib.data.splits import Splits
+from rrvqlib.data.splits import Splits, Wanted, check_channels
 from rrvqlib.errors import UserError
 
 
-def load(dataset: str, data_dir: str | Path = "data", image_size: int | None = None) -> Splits:
+def load(
+    dataset: str,
+    data_dir: str | Path = "data",
+    image_size: int | None = None,
+    image_channels: int | None = None,
+) -> Splits:
     """Load a data set with its fixed splits; the same call gives the same tensors each time.
 
     Args:
@@ -26,28 +31,41 @@ def load(dataset: str, data_dir: str | Path = "data", image_size: int | None = N
         data_dir: folder that downloads are kept in; made when something is downloaded.
         image_size: H = W in pixels; None is the data set's own size. Only `swatches`, `photos`
             and `folder:PATH` come in more than one size; no other data set is resized.
+        image_channels: 3 (colour) or 1 (grey); None is the data set's own number, for
+            `folder:PATH` 3. A folder's pictures are made grey where 1 is asked for; other data
+            sets come as they are.
 
     Raises:
-        UserError: no such data set, no such size, or its files are missing, damaged or of the
-            wrong kind; the message says what to do.
+        UserError: no such data set, size or number of channels, or its files are missing, damaged
+            or of the wrong kind; the message says what to do.
     """
-    entry, place = _found(dataset, data_dir, image_size)
-    return _function(entry.loader)(place, image_size)
+    wanted = Wanted(image_size, image_channels)
+    entry, place = _found(dataset, data_dir, wanted)
+    return _function(entry.loader)(place, wanted)
 
 
-def check(dataset: str, data_dir: str | Path = "data", image_size: int | None = None) -> None:
+def check(
+    dataset: str,
+    data_dir: str | Path = "data",
+    image_size: int | None = None,
+    image_channels: int | None = None,
+) -> None:
     """What of `load` takes no time: nothing is downloaded, and no pixel is read.
 
     Raises:
         UserError: `load` would raise it, too.
     """
-    entry, place = _found(dataset, data_dir, image_size)
+    wanted = Wanted(image_size, image_channels)
+    entry, place = _found(dataset, data_dir, wanted)
     if entry.checker:
-        _function(entry.checker)(place, image_size)
+        _function(entry.checker)(place, wanted)
 
 
-def _found(dataset: str, data_dir: str | Path, image_size: int | None) -> tuple[DataSet, Path]:
+def _found(dataset: str, data_dir: str | Path, wanted: Wanted) -> tuple[DataSet, Path]:
     """The line of the table, and where the images are."""
+    image_size, channels = wanted
+    if channels not in (None, 1, 3):
+        raise UserError(f"image_channels is {channels}; it must be 3 (colour) or 1 (grey)")
     if image_size is not None and image_size < 1:
         raise UserError(f"image_size is {image_size}; it must be at least 1")
     if image_size is not None and image_size**2 > MAX_PIXELS:
@@ -60,10 +78,13 @@ def _found(dataset: str, data_dir: str | Path, image_size: int | None) -> tuple[
         if name.endswith(":PATH"):
             raise UserError(f"{dataset!r} names no path; write {name}")
         place = Path(data_dir)
-    return DATASETS[name], place
+    entry = DATASETS[name]
+    if entry.channels is not None:
+        check_channels(dataset, entry.channels, wanted)
+    return entry, place
 
 
-def _function(path: str) -> Callable[[Path, int | None], Any]:
+def _function(path: str) -> Callable[[Path, Wanted], Any]:
     """What "module:function" names; this is when the module is imported."""
     module, _, function = path.partition(":")
     return getattr(import_module(module), function)

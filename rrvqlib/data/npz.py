@@ -11,19 +11,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rrvqlib.data.splits import Splits, check_image_size, last_tenth
+from rrvqlib.data.splits import Splits, Wanted, check_channels, check_image_size, last_tenth
 from rrvqlib.errors import UserError
 
 
-def load_npz(place: Path, image_size: int | None) -> Splits:
+def load_npz(place: Path, wanted: Wanted) -> Splits:
     """The uint8 arrays train_images, test_images and, if there is one, valid_images of a file.
 
     Without valid_images the last tenth of the training images is for validation: by their
     positions in the official set, where the file gives them as train_index, else by their order.
 
     Args:
-        place: the file; its arrays are (N, H, W, 3) or (N, 3, H, W).
-        image_size: H = W in pixels, which must be that of the file; None takes what there is.
+        place: the file; its arrays are (N, H, W, c) or (N, c, H, W), c 3 or 1, or (N, H, W).
+        wanted: must be what is in the file.
 
     Raises:
         UserError: there is no such file, it cannot be read without unpickling, or its arrays
@@ -35,8 +35,7 @@ def load_npz(place: Path, image_size: int | None) -> Splits:
         name.removesuffix("_images"): _channels_first(place, name, array)
         for name, array in arrays.items()
     }
-    sides = {split: tensor.shape[-1] for split, tensor in images.items()}
-    _check_sides(place, sides, image_size)
+    _check_forms(place, {split: tensor.shape[1::2] for split, tensor in images.items()}, wanted)
     how = "with the validation images of the file"
     if "valid" not in images:
         how = "validation images are the last tenth of its training images, in official order"
@@ -55,23 +54,27 @@ def load_npz(place: Path, image_size: int | None) -> Splits:
     )
 
 
-def check_npz(place: Path, image_size: int | None) -> None:
+def check_npz(place: Path, wanted: Wanted) -> None:
     """Raise UserError where `load_npz` would, as far as the headers of the arrays show it."""
     arrays = _read_arrays(place, _read_header)
     arrays.pop("train_index", None)
-    sides = {}
+    forms = {}
     for name, array in arrays.items():
-        _check_array(place, name, array)
-        sides[name.removesuffix("_images")] = array.shape[2]  # wherever the channels are
-    _check_sides(place, sides, image_size)
+        forms[name.removesuffix("_images")] = _as_nchw(place, name, array).shape[1::2]
+    _check_forms(place, forms, wanted)
 
 
-def _check_sides(place: Path, sides: dict[str, int], image_size: int | None) -> None:
-    """Make sure that the images of all splits are of the one size that was asked for."""
-    if len(set(sides.values())) > 1:
-        listed = ", ".join(f"{split} {side}x{side}" for split, side in sides.items())
+def _check_forms(place: Path, forms: dict[str, tuple[int, ...]], wanted: Wanted) -> None:
+    """Make sure that the images of all splits, (c, W) each, are as they were asked for."""
+    if len({side for _, side in forms.values()}) > 1:
+        listed = ", ".join(f"{split} {side}x{side}" for split, (_, side) in forms.items())
         raise UserError(f"the splits of {place} differ in image size ({listed}); save one size")
-    check_image_size(str(place), sides["train"], image_size)
+    if len({channels for channels, _ in forms.values()}) > 1:
+        listed = ", ".join(f"{split} {channels}" for split, (channels, _) in forms.items())
+        raise UserError(f"the splits of {place} differ in channels ({listed}); save one number")
+    channels, side = forms["train"]
+    check_image_size(str(place), side, wanted)
+    check_channels(str(place), channels, wanted)
 
 
 def _read_whole(file: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
@@ -141,30 +144,30 @@ def _read_arrays(
     return arrays
 
 
-def _check_array(path: Path, name: str, array: np.ndarray) -> bool:
-    """Make sure that an array holds images; returns whether the channels come last."""
+def _as_nchw(path: Path, name: str, array: np.ndarray) -> np.ndarray:
+    """A view (N, c, H, W) of an array of images, whose channels may stand last or be left out."""
     if array.dtype != np.uint8:
         raise UserError(
             f"{name} of {path} has dtype {array.dtype}; save pixels 0 to 255 as numpy.uint8"
         )
-    shape = array.shape
-    last = len(shape) == 4 and shape[3] == 3
-    if last:
-        shape = (shape[0], shape[3], shape[1], shape[2])
-    if len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3]:
+    images = array
+    if images.ndim == 3:
+        images = images[:, None]
+    elif images.ndim == 4 and (images.shape[3] == 3 or images.shape[1] not in (1, 3)):
+        images = images.transpose(0, 3, 1, 2)
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or images.shape[2] != images.shape[3]:
         raise UserError(
-            f"{name} of {path} has shape {array.shape}; save square colour images as (N, H, W, 3)"
+            f"{name} of {path} has shape {array.shape}; save square images as (N, H, W, 3), or"
+            " (N, H, W) if they are grey"
         )
-    if 0 in shape:
+    if 0 in images.shape:
         raise UserError(f"{name} of {path} is empty, shape {array.shape}; leave no array empty")
-    return last
+    return images
 
 
 def _channels_first(path: Path, name: str, array: np.ndarray) -> Tensor:
-    """uint8 (N, H, W, 3) or (N, 3, H, W) -> Tensor (N, 3, H, W)."""
-    if _check_array(path, name, array):
-        array = array.transpose(0, 3, 1, 2)
-    return torch.from_numpy(np.ascontiguousarray(array))
+    """uint8 (N, H, W, c), (N, c, H, W) or (N, H, W) -> Tensor (N, c, H, W)."""
+    return torch.from_numpy(np.ascontiguousarray(_as_nchw(path, name, array)))
 
 
 def _last_official_tenth(path: Path, images: Tensor, index: np.ndarray) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from rrvqlib.data.reader import read_picture
-from rrvqlib.data.splits import DEFAULT_SIZE, SPLITS, Splits
+from rrvqlib.data.splits import DEFAULT_SIZE, SPLITS, Splits, Wanted
 from rrvqlib.errors import UserError
 
 # Split -> (package, file in it). The two views of the motorcycle are a stereo pair of one scene
@@ -80,9 +80,9 @@ def _patches(photo: np.ndarray, image_size: int, step: int) -> np.ndarray:
     return np.concatenate(cut)
 
 
-def check_photos(place: Path, image_size: int | None) -> None:
+def check_photos(place: Path, wanted: Wanted) -> None:
     """Raise UserError where `load_photos` would; no photograph is read."""
-    side = DEFAULT_SIZE if image_size is None else image_size
+    side = wanted.image_size or DEFAULT_SIZE
     smallest, largest = PHOTO_SIZES
     if not smallest <= side <= largest:
         raise UserError(
@@ -94,18 +94,18 @@ def check_photos(place: Path, image_size: int | None) -> None:
             _find_photo(*photo)
 
 
-def load_photos(place: Path, image_size: int | None) -> Splits:
+def load_photos(place: Path, wanted: Wanted) -> Splits:
     """Patches at three scales, in random order; no patch is in two splits.
 
     Args:
         place: not looked at; the photographs are in installed packages.
-        image_size: H = W in pixels, from 8 to 64; None is 32.
+        wanted: image_size is H = W in pixels, from 8 to 64; None is 32.
 
     Raises:
         UserError: no such size, or scikit-image, matplotlib or a photograph is missing.
     """
-    check_photos(place, image_size)
-    side = DEFAULT_SIZE if image_size is None else image_size
+    check_photos(place, wanted)
+    side = wanted.image_size or DEFAULT_SIZE
     splits, seen = {}, set()
     for split in reversed(SPLITS):  # a patch in two splits (plain black, say) leaves the training
         patches = np.concatenate(

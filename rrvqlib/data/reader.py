@@ -40,6 +40,11 @@ class Picture:
     lost: tuple[str, ...]
     dropped: tuple[str, ...]
 
+    @property
+    def is_grey(self) -> bool:
+        """Whether red, green and blue agree everywhere."""
+        return bool((self.pixels == self.pixels[..., :1]).all())
+
 
 def read_picture(path: Path) -> Picture:
     """Read a picture file of one of `FORMATS`.

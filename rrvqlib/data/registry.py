@@ -8,17 +8,18 @@ class DataSet(NamedTuple):
 
     Attributes:
         description: one line, for whoever chooses.
-        loader: `module:function` of a function (place: Path, image_size: int | None) -> Splits,
-            imported when it is used. `place` is PATH where the name has one, else the folder of
-            downloads; image_size None is the data set's own size.
+        loader: `module:function` of a function (place: Path, wanted: Wanted) -> Splits, imported
+            when it is used. `place` is PATH where the name has one, else the folder of downloads.
         checker: the same of a function with these arguments that raises UserError where `loader`
             would, as far as that shows without a download and without reading pixels; empty where
             nothing can go wrong.
+        channels: of the images, 3 or 1; None where PATH decides.
     """
 
     description: str
     loader: str
     checker: str
+    channels: int | None = 3
 
 
 DATASETS: dict[str, DataSet] = {
@@ -47,16 +48,30 @@ DATASETS: dict[str, DataSet] = {
         "rrvqlib.data.torchvision_sets:load_celeba",
         "rrvqlib.data.torchvision_sets:check_celeba",
     ),
+    "mnist": DataSet(
+        "MNIST's handwritten digits, grey, 28x28, downloaded (12 MB) when first used",
+        "rrvqlib.data.torchvision_sets:load_mnist",
+        "rrvqlib.data.torchvision_sets:check_28x28",
+        channels=1,
+    ),
+    "fashion-mnist": DataSet(
+        "Fashion-MNIST's articles of clothing, grey, 28x28, downloaded (30 MB) when first used",
+        "rrvqlib.data.torchvision_sets:load_fashion_mnist",
+        "rrvqlib.data.torchvision_sets:check_28x28",
+        channels=1,
+    ),
     "folder:PATH": DataSet(
         "images below PATH, one folder per class, or PATH/train, PATH/test and, if you like, "
         "PATH/valid (or val, or validation)",
         "rrvqlib.data.folder:load_folder",
         "rrvqlib.data.folder:check_folder",
+        channels=None,
     ),
     "npz:PATH": DataSet(
         "a NumPy file with the uint8 arrays train_images, test_images and, if you like, "
-        "valid_images, each (N, H, W, 3)",
+        "valid_images, each (N, H, W, 3), or (N, H, W) if they are grey",
         "rrvqlib.data.npz:load_npz",
         "rrvqlib.data.npz:check_npz",
+        channels=None,
     ),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -12,6 +13,18 @@ from rrvqlib.errors import UserError
 
 SPLITS = ("train", "valid", "test")
 DEFAULT_SIZE = 32  # pixels a side, of the data sets that come in more than one size
+
+
+class Wanted(NamedTuple):
+    """What images are asked for; None takes what there is.
+
+    Attributes:
+        image_size: H = W in pixels.
+        channels: c, 3 (red, green, blue) or 1 (grey).
+    """
+
+    image_size: int | None = None
+    channels: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +42,11 @@ class Splits:
     def image_size(self) -> int:
         """H = W, in pixels."""
         return self.train.shape[-1]
+
+    @property
+    def image_channels(self) -> int:
+        """c: 3 (red, green, blue) or 1 (grey)."""
+        return self.train.shape[1]
 
     @cached_property
     def digest(self) -> str:
@@ -52,22 +70,39 @@ class Splits:
         return getattr(self, split)
 
 
-def check_image_size(name: str, actual: int, wanted: int | None) -> None:
+def check_image_size(name: str, actual: int, wanted: Wanted) -> None:
     """Images are never resized behind the reader's back: it would change the score.
 
     Args:
         name: of the data set or its file, for the message.
         actual: H = W of its images, in pixels.
-        wanted: what the user asked for; None takes what there is.
+        wanted: what the user asked for.
 
     Raises:
         UserError: the two differ.
     """
-    if wanted is not None and wanted != actual:
+    size = wanted.image_size
+    if size is not None and size != actual:
         raise UserError(
-            f"the images of {name} are {actual}x{actual}, not {wanted}x{wanted}, and are not "
+            f"the images of {name} are {actual}x{actual}, not {size}x{size}, and are not "
             f"resized; take images of that size, or image_size {actual}"
         )
+
+
+def check_channels(name: str, actual: int, wanted: Wanted) -> None:
+    """The same of channels: a grey picture is no colour picture to a model.
+
+    Args:
+        name: of the data set or its file, for the message.
+        actual: channels of its images.
+        wanted: what the user asked for.
+
+    Raises:
+        UserError: the two differ.
+    """
+    if wanted.channels is not None and wanted.channels != actual:
+        kind = {1: "grey", 3: "in colour"}[actual]
+        raise UserError(f"the images of {name} are {kind}; take image_channels {actual}")
 
 
 def last_tenth(images: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rrvqlib.data.splits import DEFAULT_SIZE, Splits
+from rrvqlib.data.splits import DEFAULT_SIZE, Splits, Wanted
 
 SWATCHES: dict[str, tuple[int, int, int]] = {
     "black": (0, 0, 0),
@@ -22,14 +22,14 @@ SWATCHES: dict[str, tuple[int, int, int]] = {
 }
 
 
-def load_swatches(place: Path, image_size: int | None) -> Splits:
+def load_swatches(place: Path, wanted: Wanted) -> Splits:
     """All nine colours in every split: 900, 90 and 90 images without noise.
 
     Args:
         place: not looked at; there is no file.
-        image_size: H = W in pixels; None is 32.
+        wanted: image_size is H = W in pixels; None is 32.
     """
-    side = DEFAULT_SIZE if image_size is None else image_size
+    side = wanted.image_size or DEFAULT_SIZE
     colours = torch.tensor(list(SWATCHES.values()), dtype=torch.uint8)  # (9, 3)
 
     def repeated(times: int) -> Tensor:

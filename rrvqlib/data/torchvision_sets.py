@@ -1,20 +1,21 @@
-"""CIFAR-10, SVHN and CelebA, fetched by torchvision when first used; nothing is unpickled."""
+"""The data sets that torchvision can fetch, downloaded when first used; nothing is unpickled."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rrvqlib.data.npz import load_npz
-from rrvqlib.data.splits import SPLITS, Splits, check_image_size, last_tenth
+from rrvqlib.data.splits import SPLITS, Splits, Wanted, check_image_size, last_tenth
 from rrvqlib.errors import UserError
 
 CIFAR10_FOLDER = "cifar-10-batches-bin"
@@ -26,22 +27,22 @@ CIFAR10_TRAIN = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
 CIFAR10_TEST = "test_batch.bin"
 
 
-def check_32x32(place: Path, image_size: int | None) -> None:
+def check_32x32(place: Path, wanted: Wanted) -> None:
     """Raise UserError where CIFAR-10 and SVHN do not come in a size."""
-    check_image_size("cifar10 and svhn", 32, image_size)
+    check_image_size("cifar10 and svhn", 32, wanted)
 
 
-def load_cifar10(place: Path, image_size: int | None) -> Splits:
+def load_cifar10(place: Path, wanted: Wanted) -> Splits:
     """CIFAR-10, 45,000, 5,000 and 10,000 images of 32x32.
 
     Args:
         place: folder that the download is kept in; made if there is none.
-        image_size: 32 or None.
+        wanted: image_size is 32 or None.
 
     Raises:
         UserError: another size, no download, or a damaged file.
     """
-    check_image_size("cifar10", 32, image_size)
+    check_image_size("cifar10", 32, wanted)
     # Not torchvision.datasets.CIFAR10: it unpickles its files, and a pickle can run any code.
     # The same images are published as plain bytes.
     folder = place / CIFAR10_FOLDER
@@ -79,17 +80,17 @@ def _read_cifar10(path: Path) -> Tensor:
     return torch.from_numpy(pixels.reshape(-1, 3, 32, 32).copy())
 
 
-def load_svhn(place: Path, image_size: int | None) -> Splits:
+def load_svhn(place: Path, wanted: Wanted) -> Splits:
     """Street View House Numbers, 65,932, 7,325 and 26,032 images of 32x32.
 
     Args:
         place: folder that the download is kept in; made if there is none.
-        image_size: 32 or None.
+        wanted: image_size is 32 or None.
 
     Raises:
         UserError: another size, no scipy, no download, or a damaged file.
     """
-    check_image_size("svhn", 32, image_size)
+    check_image_size("svhn", 32, wanted)
     images = {}
     for split in ("train", "test"):
         with _fetching("SVHN", place, "train_32x32.mat and test_32x32.mat"):
@@ -115,27 +116,27 @@ CELEBA_SIZE = 64
 CELEBA_CACHE = "celeba-64x64.npz"
 
 
-def check_celeba(place: Path, image_size: int | None) -> None:
+def check_celeba(place: Path, wanted: Wanted) -> None:
     """Raise UserError where CelebA does not come in a size."""
-    check_image_size("celeba", CELEBA_SIZE, image_size)
+    check_image_size("celeba", CELEBA_SIZE, wanted)
 
 
-def load_celeba(place: Path, image_size: int | None) -> Splits:
+def load_celeba(place: Path, wanted: Wanted) -> Splits:
     """CelebA faces, 162,770, 19,867 and 19,962 images of 64x64.
 
     Args:
         place: folder that the download and the pixels cut from it are kept in.
-        image_size: 64 or None.
+        wanted: image_size is 64 or None.
 
     Raises:
         UserError: another size, no download, a damaged file, or no room on the disk.
     """
-    check_celeba(place, image_size)
+    check_celeba(place, wanted)
     cache = place / CELEBA_CACHE
     if not cache.exists():
         _write_celeba_cache(cache)
     try:
-        splits = load_npz(cache, CELEBA_SIZE)
+        splits = load_npz(cache, Wanted(CELEBA_SIZE, 3))
     except UserError as error:
         raise UserError(f"{error}; remove {cache} to have it made again") from error
     return replace(
@@ -183,6 +184,88 @@ def _write_celeba_cache(cache: Path) -> None:
         ) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+MNIST_FILES = {"train": "train-images-idx3-ubyte", "test": "t10k-images-idx3-ubyte"}
+MNIST_SIZE, MNIST_MAGIC = 28, 0x0803  # side in pixels; the first four bytes: bytes, in 3 dimensions
+
+
+def check_28x28(place: Path, wanted: Wanted) -> None:
+    """Raise UserError where MNIST and Fashion-MNIST do not come in a size."""
+    check_image_size("mnist and fashion-mnist", MNIST_SIZE, wanted)
+
+
+def load_mnist(place: Path, wanted: Wanted) -> Splits:
+    """Handwritten digits, 54,000, 6,000 and 10,000 grey images of 28x28.
+
+    Args:
+        place: folder that the download is kept in; made if there is none.
+        wanted: image_size is 28 or None.
+
+    Raises:
+        UserError: another size, no download, or a damaged file.
+    """
+    return _load_grey("mnist", "MNIST", place, wanted)
+
+
+def load_fashion_mnist(place: Path, wanted: Wanted) -> Splits:
+    """Articles of clothing, 54,000, 6,000 and 10,000 grey images of 28x28.
+
+    Args: as `load_mnist`, and what it raises, too.
+    """
+    return _load_grey("fashion-mnist", "FashionMNIST", place, wanted)
+
+
+def _load_grey(name: str, kind: str, place: Path, wanted: Wanted) -> Splits:
+    """A data set in MNIST's format, where torchvision's class of the name `kind` keeps it."""
+    check_28x28(place, wanted)
+    folder = place / kind / "raw"
+    # Not torchvision's class itself: it unpickles what an older version may have left there.
+    if not all((folder / file).is_file() for file in MNIST_FILES.values()):
+        archives = " and ".join(f"{file}.gz" for file in MNIST_FILES.values())
+        with _fetching(kind, folder, archives):
+            from rrvqlib.data.torchvision_import import torchvision
+
+            published = getattr(torchvision.datasets, kind)
+            utils = import_module(".utils", torchvision.datasets.__name__)
+            for archive, md5 in published.resources:
+                if archive.removesuffix(".gz") in MNIST_FILES.values():
+                    _fetch_from_any(utils, published.mirrors, folder, archive, md5)
+    train, valid = last_tenth(_read_idx(folder / MNIST_FILES["train"]))
+    return Splits(
+        train=train,
+        valid=valid,
+        test=_read_idx(folder / MNIST_FILES["test"]),
+        name=name,
+        description=f"{kind}; validation images are the last tenth of the training images in "
+        "official order.",
+    )
+
+
+def _fetch_from_any(
+    utils: ModuleType, mirrors: Sequence[str], folder: Path, archive: str, md5: str
+) -> None:
+    """Download an archive and unpack it, from the first of several addresses that has it."""
+    for mirror in mirrors:
+        try:
+            utils.download_and_extract_archive(f"{mirror}{archive}", folder, md5=md5)
+            return
+        except OSError:  # with the error of urllib among its kinds
+            if mirror == mirrors[-1]:
+                raise
+
+
+def _read_idx(path: Path) -> Tensor:
+    """A file of MNIST's format, four numbers of four bytes and the pixels -> (N, 1, 28, 28)."""
+    try:
+        data = np.fromfile(path, dtype=np.uint8)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error}); download it again") from error
+    side = MNIST_SIZE
+    magic, count, *sides = data[:16].view(">i4").tolist() if len(data) >= 16 else (0, 0)
+    if magic != MNIST_MAGIC or sides != [side, side] or len(data) != 16 + count * side**2:
+        raise UserError(f"{path} is damaged; remove it and run again")
+    return torch.from_numpy(data[16:].reshape(count, 1, side, side))
 
 
 @contextmanager

@@ -48,9 +48,10 @@ def check_start(settings: RunSettings) -> None:
         UserError: its data set or the run to start from is missing, or does not fit the model.
     """
     data, start_from = settings.data, settings.optimisation.start_from
-    check(data.dataset, data.data_dir, settings.model.image_size)
+    model = settings.model
+    check(data.dataset, data.data_dir, model.image_size, model.image_channels)
     if start_from:
-        load_weights(build(settings.model), start_from)
+        load_weights(build(model), start_from)
 
 
 def check_processes(settings: RunSettings, count: int) -> None:

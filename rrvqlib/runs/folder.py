@@ -68,10 +68,10 @@ def find_dataset(args: argparse.Namespace) -> tuple[str, str, RunSettings | None
 
 def open_images(args: argparse.Namespace, model: VAE) -> tuple[torch.Tensor, str]:
     """uint8 images of the split that was asked for, and what they are."""
-    size = model.settings.image_size
+    shape = model.settings.image_size, model.settings.image_channels
     dataset, data_dir, settings = find_dataset(args)
     if settings is None:
-        splits = load(dataset, data_dir, size)
+        splits = load(dataset, data_dir, *shape)
     else:
         try:
             splits = images_of(replace(settings, data=replace(settings.data, data_dir=data_dir)))
@@ -96,7 +96,8 @@ def images_of(settings: RunSettings) -> Splits:
     Raises:
         UserError: see `rrvqlib.data.load`.
     """
-    splits = load(settings.data.dataset, settings.data.data_dir, settings.model.image_size)
+    data, model = settings.data, settings.model
+    splits = load(data.dataset, data.data_dir, model.image_size, model.image_channels)
     if settings.data.select_on == "validation":
         return splits
     return replace(

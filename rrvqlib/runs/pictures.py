@@ -23,7 +23,7 @@ RECONSTRUCTED = RUN_IMAGES // 2  # of the second picture, beside their originals
 
 
 def grid(images: Tensor, columns: int, gap: int = 2) -> Tensor:
-    """uint8 images (N, 3, H, W) -> one uint8 picture (3, H', W') with white gaps.
+    """uint8 images (N, c, H, W) -> one uint8 picture (c, H', W') with white gaps.
 
     Raises:
         UserError: it would have more than `MAX_PIXELS`.
@@ -60,13 +60,13 @@ def check_grid(count: int, columns: int, sides: tuple[int, int], gap: int = 2) -
 
 
 def under_name(picture: Tensor, name: str) -> Tensor:
-    """A uint8 picture (3, H, W) with its name above it: (3, H + STRIP, W)."""
+    """A uint8 picture (c, H, W) with its name above it: (3, H + STRIP, W)."""
     from PIL import Image, ImageDraw, ImageFont
 
     strip = Image.new("RGB", (picture.shape[2], STRIP), "white")
     ImageDraw.Draw(strip).text((2, 2), name, fill="black", font=ImageFont.load_default(14))
     above = torch.from_numpy(np.array(strip)).permute(2, 0, 1)
-    return torch.cat([above, picture], dim=1)
+    return torch.cat([above, picture.expand(3, -1, -1)], dim=1)
 
 
 def check_png(path: Path) -> None:
@@ -81,7 +81,7 @@ def check_png(path: Path) -> None:
 
 
 def write_png(path: Path, picture: Tensor) -> None:
-    """Write a uint8 picture (3, H, W) atomically.
+    """Write a uint8 picture (3, H, W), or a grey one (1, H, W), atomically.
 
     Raises:
         UserError: as `check_png`.
@@ -89,12 +89,13 @@ def write_png(path: Path, picture: Tensor) -> None:
     from PIL import Image
 
     check_png(path)
-    image = Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy())
+    pixels = picture[0] if len(picture) == 1 else picture.permute(1, 2, 0).contiguous()
+    image = Image.fromarray(pixels.numpy())
     write_atomically(path, lambda temporary: image.save(temporary, format="PNG"))
 
 
 def sample_images(model: VAE, n: int, temperature: float = 1.0, seed: int = 0) -> Tensor:
-    """n samples of the model as uint8 (n, 3, S, S): the likelihood's means, no pixel noise.
+    """n samples of the model as uint8 (n, c, S, S): the likelihood's means, no pixel noise.
 
     Raises:
         UserError: as `VAE.sample`; or the model gives NaN.

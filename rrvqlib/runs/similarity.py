@@ -15,7 +15,7 @@ def psnr(images: Iterable[Tensor], others: Iterable[Tensor]) -> float:
     """Peak signal-to-noise ratio in dB of all pixels together; infinite where nothing differs.
 
     Args:
-        images: uint8 (3, H, W) each, of any sizes.
+        images: uint8 (c, H, W) each, of any sizes.
         others: as many, of the same sizes.
     """
     flat, other = (np.concatenate([i.numpy().ravel() for i in some]) for some in (images, others))
