@@ -122,7 +122,8 @@ def test_figures_are_drawn():
     grid = by_cell(sweep_runs(RESULTS / "ablation-cifar10.jsonl"))
     ablation.draw_cells(axis, {"first": grid, "second": grid})
     assert [text.get_text() for text in axis.get_yticklabels()] == ["first", "second"]
-    assert [text.get_text() for text in axis.get_legend().get_texts()] == list(CELLS)
+    _, labels = axis.get_legend_handles_labels()
+    assert labels == list(CELLS)
     plt.close("all")
 
 
