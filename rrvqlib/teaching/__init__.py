@@ -5,6 +5,7 @@ from rrvqlib.lazy import offer
 __getattr__, __dir__ = offer(
     __name__,
     figures="PALETTE mosaic show_images use_style",
+    ablation="by_cell contrasts interval kl_and_gradient sweep_runs",
     colours="bits_of_channels",
     codebooks="perplexity watch_usage",
     running_example="EXAMPLES scoreboard train",
