@@ -63,7 +63,7 @@ def check(
 
 def _found(dataset: str, data_dir: str | Path, wanted: Wanted) -> tuple[DataSet, Path]:
     """The line of the table, and where the images are."""
-    image_size, channels = wanted
+    image_size, channels = wanted.image_size, wanted.channels
     if channels not in (None, 1, 3):
         raise UserError(f"image_channels is {channels}; it must be 3 (colour) or 1 (grey)")
     if image_size is not None and image_size < 1:

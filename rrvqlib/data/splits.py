@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
 
 from torch import Tensor
 
@@ -15,7 +14,8 @@ SPLITS = ("train", "valid", "test")
 DEFAULT_SIZE = 32  # pixels a side, of the data sets that come in more than one size
 
 
-class Wanted(NamedTuple):
+@dataclass(frozen=True)
+class Wanted:
     """What images are asked for; None takes what there is.
 
     Attributes:
@@ -45,7 +45,7 @@ class Splits:
 
     @property
     def image_channels(self) -> int:
-        """c: 3 (red, green, blue) or 1 (grey)."""
+        """3 (red, green and blue) or 1 (grey)."""
         return self.train.shape[1]
 
     @cached_property
