@@ -73,6 +73,20 @@ CIFAR10_CPU = changed(
 # Beyond the paper: green knows red, and blue both.
 CIFAR10_CPU_MIXTURE = changed(CIFAR10_CPU, likelihood="mixture", lr=0.02)
 
+# Grey images of 28x28, whose side halves twice.
+FASHION_MNIST = changed(
+    CIFAR10_CPU_MIXTURE,
+    dataset="fashion-mnist",
+    image_size=28,
+    image_channels=1,
+    pyramid=parse_sides("14*3,7*2"),
+    channels=32,
+    lr=8e-3,
+    steps=1000,
+    eval_every=200,
+    save_every=200,
+)
+
 CIFAR10_CPU_L32 = changed(
     CIFAR10_CPU, pyramid=L32, channels=24, lr=8e-3, steps=2200, eval_every=200, save_every=200
 )
@@ -329,6 +343,10 @@ RUNS: dict[str, NamedRun] = {
     ),
     "cifar10-cpu-one-layer": NamedRun(
         CIFAR10_CPU_ONE_LAYER, "25 minutes on a CPU core", "measured 5.64"
+    ),
+    "fashion-mnist-cpu": NamedRun(FASHION_MNIST, "10 minutes on a CPU core", OPEN),
+    "mnist-cpu": NamedRun(
+        changed(FASHION_MNIST, dataset="mnist"), "10 minutes on a CPU core", OPEN
     ),
     "appb-rvq": NamedRun(APPB_RVQ, "1 minute on 2 CPU cores", "Fig B.2: patchy samples"),
     "appb-spatial": NamedRun(APPB_SPATIAL, "1 minute on 2 CPU cores", "Fig B.2: patchy samples"),
