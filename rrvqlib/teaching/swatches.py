@@ -175,6 +175,7 @@ def draw_rows(rows: Mapping[str, Tensor], size: float = 0.62) -> Figure:
     figure, axes = plt.subplots(
         len(rows), columns, figsize=(1.5 + size * columns, size * len(rows)), squeeze=False
     )
+    figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.03, wspace=0.02, hspace=0.02)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
         axis.grid(visible=False)
