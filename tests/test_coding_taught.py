@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from rrvqlib import data
+from rrvqlib import data, load
+from rrvqlib.coding import Codec
 from rrvqlib.teaching import ans, formats
 
 STARTS = [0, 8, 12, 15, 16]
@@ -85,6 +86,16 @@ def test_the_best_that_fits():
     assert torch.equal(chosen, exact.image)
     least = formats.best_under(0, image, formats.jpeg)
     assert torch.equal(least, formats.jpeg(image, 0).image)
+
+
+def test_gains_picture_by_picture():
+    codec = Codec(load("cifar10-cpu"))
+    images = data.load("photos", image_size=32).test[:2]
+    coded, seen = codec.encode_codes(images[1:], 6)
+    rival = formats.decibels_at(coded.net_bits, images[1], formats.jpeg)
+    found = formats.gains(codec, images, formats.jpeg)
+    assert len(found) == 2
+    assert found[1] == pytest.approx(formats.psnr(images[1:], seen) - rival)
 
 
 def test_bits_per_dim_of_files():

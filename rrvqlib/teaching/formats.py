@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rrvqlib.runs.similarity import psnr
+
+if TYPE_CHECKING:
+    from rrvqlib.coding.codec import Codec
 
 QUALITIES = (1, 5, 10, 20, 35, 50, 65, 80, 90, 95)
 RIFF = 20  # bytes of a WebP file before its picture
@@ -93,6 +96,21 @@ def decibels_at(budget: float, image: Tensor, coder: Coder) -> float:
     return float(
         np.interp(np.log(budget), np.log(payloads), [psnr(image[None], x.image[None]) for x in tried])
     )
+
+
+def gains(codec: Codec, images: Tensor, coder: Coder) -> list[float]:
+    """By how many dB a hierarchy's codes are better, picture by picture, at equal bits.
+
+    Args:
+        codec: its codes are priced by the prior; all of its layers are kept.
+        images: uint8 (N, 3, S, S).
+        coder: the rival; its payload is what the codes cost.
+    """
+    found = []
+    for image in images.split(1):
+        coded, pictures = codec.encode_codes(image, len(codec.layers))
+        found.append(psnr(image, pictures) - decibels_at(coded.net_bits, image[0], coder))
+    return found
 
 
 def lossless_bits_per_dim(images: Iterable[Tensor], name: str, **options: object) -> float:
