@@ -54,7 +54,7 @@ def to_starts(log_p: Tensor, precision: int = PRECISION) -> np.ndarray:
 
 
 def push_all(state: int, symbols: Sequence[int], tables: np.ndarray) -> int:
-    """Symbols (N,) under their tables (N, K + 1); the last goes first, so that it is popped last."""
+    """Symbols (N,) under their tables (N, K + 1), the last first, so that it is popped last."""
     for symbol, starts in zip(symbols[::-1], tables[::-1].tolist(), strict=True):
         state = push(state, int(symbol), starts)
     return state

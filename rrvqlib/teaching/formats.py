@@ -90,11 +90,16 @@ def rate_distortion(
 
 
 def decibels_at(budget: float, image: Tensor, coder: Coder) -> float:
-    """PSNR of one image at a payload of `budget` bits, between qualities by the log of the bits."""
+    """PSNR of one image at a payload of `budget` bits, between qualities by the log of the bits.
+
+    Beyond the lowest and the highest quality it stays what it is there.
+    """
     tried = [coder(image, quality) for quality in QUALITIES]
     payloads = np.maximum.accumulate([one.payload for one in tried])
     return float(
-        np.interp(np.log(budget), np.log(payloads), [psnr(image[None], x.image[None]) for x in tried])
+        np.interp(
+            np.log(budget), np.log(payloads), [psnr(image[None], x.image[None]) for x in tried]
+        )
     )
 
 
