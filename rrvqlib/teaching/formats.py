@@ -33,9 +33,6 @@ class Lossy(NamedTuple):
     image: Tensor
 
 
-Coder = Callable[[Tensor, int], Lossy]
-
-
 def written(image: Tensor, name: str, **options: object) -> bytes:
     """The file that Pillow writes of a uint8 image (3, H, W); `name` is PNG, JPEG or WEBP."""
     from PIL import Image
@@ -71,7 +68,7 @@ def webp(image: Tensor, quality: int) -> Lossy:
     return Lossy(8 * len(file), 8 * (len(file) - RIFF), seen(file))
 
 
-def best_under(budget: float, image: Tensor, coder: Coder) -> Tensor:
+def best_under(budget: float, image: Tensor, coder: Callable[[Tensor, int], Lossy]) -> Tensor:
     """What is seen at the highest payload of at most `budget` bits, or else at the lowest."""
     tried = [coder(image, quality) for quality in range(0, 96, 3)]
     fitting = [one for one in tried if one.payload <= budget] or tried[:1]
@@ -79,7 +76,7 @@ def best_under(budget: float, image: Tensor, coder: Coder) -> Tensor:
 
 
 def rate_distortion(
-    images: Tensor, coder: Coder, qualities: Sequence[int] = QUALITIES
+    images: Tensor, coder: Callable[[Tensor, int], Lossy], qualities: Sequence[int] = QUALITIES
 ) -> np.ndarray:
     """Mean bits of a file, mean bits of its payload, and dB of all pixels, (Q, 3)."""
     rows = []
@@ -89,7 +86,7 @@ def rate_distortion(
     return np.array(rows)
 
 
-def decibels_at(budget: float, image: Tensor, coder: Coder) -> float:
+def decibels_at(budget: float, image: Tensor, coder: Callable[[Tensor, int], Lossy]) -> float:
     """PSNR of one image at a payload of `budget` bits, between qualities by the log of the bits.
 
     Beyond the lowest and the highest quality it stays what it is there.
@@ -103,7 +100,7 @@ def decibels_at(budget: float, image: Tensor, coder: Coder) -> float:
     )
 
 
-def gains(codec: Codec, images: Tensor, coder: Coder) -> list[float]:
+def gains(codec: Codec, images: Tensor, coder: Callable[[Tensor, int], Lossy]) -> list[float]:
     """By how many dB a hierarchy's codes are better, picture by picture, at equal bits.
 
     Args:
