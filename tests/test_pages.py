@@ -205,6 +205,7 @@ OPERATED = {
     "03-relaxed-vq": ("#gumbel-widget", "input[type=range]", "Home"),
     "04-relaxed-responsibilities": ("#responsibility-widget", "svg g", "ArrowRight"),
     "07-hierarchy": ("#layer-bits", "svg", "ArrowRight"),
+    "09-compression": ("#ans-widget", "button", "Enter"),
 }
 
 

@@ -1,0 +1,121 @@
+"""Pictures as files of common formats: their sizes, with and without headers, and what is seen."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rrvqlib.runs.similarity import psnr
+
+if TYPE_CHECKING:
+    from rrvqlib.coding.codec import Codec
+
+QUALITIES = (1, 5, 10, 20, 35, 50, 65, 80, 90, 95)
+RIFF = 20  # bytes of a WebP file before its picture
+
+
+class Lossy(NamedTuple):
+    """A picture that was written to a file with loss, and read again.
+
+    Attributes:
+        bits: of the whole file.
+        payload: bits of it that belong to the picture, without markers and tables.
+        image: uint8 (3, H, W).
+    """
+
+    bits: int
+    payload: int
+    image: Tensor
+
+
+def written(image: Tensor, name: str, **options: object) -> bytes:
+    """The file that Pillow writes of a uint8 image (3, H, W); `name` is PNG, JPEG or WEBP."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(buffer, name, **options)
+    return buffer.getvalue()
+
+
+def seen(file: bytes) -> Tensor:
+    """The picture in a file, uint8 (3, H, W)."""
+    from PIL import Image
+
+    array = np.asarray(Image.open(io.BytesIO(file)).convert("RGB")).copy()
+    return torch.from_numpy(array).permute(2, 0, 1)
+
+
+def header(file: bytes) -> int:
+    """Bytes of a JPEG before its picture: markers and tables, and the two of its end marker."""
+    scan = file.index(b"\xff\xda")  # start of scan; its header tells its own length
+    return scan + 2 + int.from_bytes(file[scan + 2 : scan + 4], "big") + 2
+
+
+def jpeg(image: Tensor, quality: int) -> Lossy:
+    """A uint8 image (3, H, W) as a JPEG with halved colour and tables of its own."""
+    file = written(image, "JPEG", quality=quality, subsampling="4:2:0", optimize=True)
+    return Lossy(8 * len(file), 8 * (len(file) - header(file)), seen(file))
+
+
+def webp(image: Tensor, quality: int) -> Lossy:
+    """A uint8 image (3, H, W) as a WebP with loss."""
+    file = written(image, "WEBP", quality=quality, method=6)
+    return Lossy(8 * len(file), 8 * (len(file) - RIFF), seen(file))
+
+
+def best_under(budget: float, image: Tensor, coder: Callable[[Tensor, int], Lossy]) -> Tensor:
+    """What is seen at the highest payload of at most `budget` bits, or else at the lowest."""
+    tried = [coder(image, quality) for quality in range(0, 96, 3)]
+    fitting = [one for one in tried if one.payload <= budget] or tried[:1]
+    return max(fitting, key=lambda one: one.payload).image
+
+
+def rate_distortion(
+    images: Tensor, coder: Callable[[Tensor, int], Lossy], qualities: Sequence[int] = QUALITIES
+) -> np.ndarray:
+    """Mean bits of a file, mean bits of its payload, and dB of all pixels, (Q, 3)."""
+    rows = []
+    for quality in qualities:
+        bits, payloads, pictures = zip(*(coder(x, quality) for x in images), strict=True)
+        rows.append((np.mean(bits), np.mean(payloads), psnr(images, pictures)))
+    return np.array(rows)
+
+
+def decibels_at(budget: float, image: Tensor, coder: Callable[[Tensor, int], Lossy]) -> float:
+    """PSNR of one image at a payload of `budget` bits, between qualities by the log of the bits.
+
+    Beyond the lowest and the highest quality it stays what it is there.
+    """
+    tried = [coder(image, quality) for quality in QUALITIES]
+    payloads = np.maximum.accumulate([one.payload for one in tried])
+    return float(
+        np.interp(
+            np.log(budget), np.log(payloads), [psnr(image[None], x.image[None]) for x in tried]
+        )
+    )
+
+
+def gains(codec: Codec, images: Tensor, coder: Callable[[Tensor, int], Lossy]) -> list[float]:
+    """By how many dB a hierarchy's codes are better, picture by picture, at equal bits.
+
+    Args:
+        codec: its codes are priced by the prior; all of its layers are kept.
+        images: uint8 (N, 3, S, S).
+        coder: the rival; its payload is what the codes cost.
+    """
+    found = []
+    for image in images.split(1):
+        coded, pictures = codec.encode_codes(image, len(codec.layers))
+        found.append(psnr(image, pictures) - decibels_at(coded.net_bits, image[0], coder))
+    return found
+
+
+def lossless_bits_per_dim(images: Iterable[Tensor], name: str, **options: object) -> float:
+    """Bits a sub-pixel of one file for each uint8 image (3, H, W), headers and all."""
+    sizes = [(8 * len(written(image, name, **options)), image.numel()) for image in images]
+    return sum(bits for bits, _ in sizes) / sum(dims for _, dims in sizes)

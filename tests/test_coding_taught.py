@@ -1,0 +1,104 @@
+"""The coder that chapter 9 teaches, and the files that it is compared with."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from rrvqlib import data, load
+from rrvqlib.coding import Codec
+from rrvqlib.teaching import ans, formats
+
+STARTS = [0, 8, 12, 15, 16]
+
+
+def test_a_push_in_numbers():
+    """5 = 1 * 4 + 1: one whole row is passed, then the second of the symbol's four seats."""
+    assert ans.push(5, 1, STARTS) == 16 + 8 + 1
+    assert ans.pop(25, STARTS) == (1, 5)
+
+
+def test_push_and_pop_undo_each_other_and_no_number_is_left_over():
+    for k in range(4):
+        for n in range(200):
+            assert ans.pop(ans.push(n, k, STARTS), STARTS) == (k, n)
+    reached = {ans.push(n, k, STARTS) for k in range(4) for n in range(800)}
+    assert set(range(800)) <= reached  # every number is one symbol and one state
+
+
+def test_the_nth_number_that_a_symbol_owns():
+    owned = [n for n in range(400) if ans.pop(n, STARTS)[0] == 2]
+    assert owned[:7] == [12, 13, 14, 28, 29, 30, 44]
+    assert owned == [ans.push(n, 2, STARTS) for n in range(len(owned))]
+
+
+def test_a_message_costs_its_price():
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet(np.ones(20))
+    message = rng.choice(20, size=2000, p=p).tolist()
+    table = ans.to_starts(torch.tensor(p).log())
+    tables = np.broadcast_to(table, (2000, 21))
+    state = ans.push_all(1, message, tables)
+    price = -sum(math.log2(p[k]) for k in message)
+    assert price < len(ans.to_bytes(state)) * 8 < 1.002 * price + 16
+    assert ans.pop_all(state, tables) == (message, 1)
+    assert ans.to_bytes(258) == b"\x01\x02"
+
+
+@pytest.mark.parametrize("K", [2, 64, 256])
+def test_whole_frequencies_are_never_zero_and_cost_little(K):
+    log_p = (10 * torch.randn(50, K, generator=torch.Generator().manual_seed(0))).log_softmax(-1)
+    starts = ans.to_starts(log_p)
+    frequencies = np.diff(starts)
+    assert starts.shape == (50, K + 1) and (starts[:, -1] == 2**16).all()
+    assert frequencies.min() >= 1
+    excess = log_p.double().numpy() / math.log(2) - np.log2(frequencies / 2**16)
+    assert excess.max() <= -math.log2(1 - K / 2**16) + 1e-9
+
+
+def test_a_jpeg_is_its_header_and_its_payload():
+    image = data.load("photos", image_size=32).test[0]
+    small, large = formats.jpeg(image, 5), formats.jpeg(image, 95)
+    assert 0 < small.payload < small.bits < large.bits
+    assert small.image.shape == image.shape and small.image.dtype == torch.uint8
+    file = formats.written(image, "JPEG", quality=5, subsampling="4:2:0", optimize=True)
+    assert 8 * (len(file) - formats.header(file)) == small.payload
+    assert torch.equal(formats.seen(formats.written(image, "PNG")), image)
+
+
+@pytest.mark.parametrize("coder", [formats.jpeg, formats.webp])
+def test_more_bits_more_decibels(coder):
+    images = data.load("photos", image_size=32).test[:3]
+    curve = formats.rate_distortion(images, coder, (5, 50, 90))
+    assert curve.shape == (3, 3) and (np.diff(curve, axis=0) > 0).all()
+    levels = [formats.decibels_at(bits, images[0], coder) for bits in (200, 800, 2000)]
+    assert levels == sorted(levels)
+    one = coder(images[0], 50)
+    at = formats.decibels_at(one.payload, images[0], coder)
+    assert at == pytest.approx(formats.psnr(images[:1], one.image[None]))
+
+
+def test_the_best_that_fits():
+    image = data.load("photos", image_size=32).test[1]
+    exact = formats.jpeg(image, 60)
+    chosen = formats.best_under(exact.payload, image, formats.jpeg)
+    assert torch.equal(chosen, exact.image)
+    least = formats.best_under(0, image, formats.jpeg)
+    assert torch.equal(least, formats.jpeg(image, 0).image)
+
+
+def test_gains_picture_by_picture():
+    codec = Codec(load("cifar10-cpu"))
+    images = data.load("photos", image_size=32).test[:2]
+    coded, seen = codec.encode_codes(images[1:], 6)
+    rival = formats.decibels_at(coded.net_bits, images[1], formats.jpeg)
+    found = formats.gains(codec, images, formats.jpeg)
+    assert len(found) == 2
+    assert found[1] == pytest.approx(formats.psnr(images[1:], seen) - rival)
+
+
+def test_bits_per_dim_of_files():
+    images = data.load("photos", image_size=32).test[:2]
+    size = sum(len(formats.written(image, "PNG")) for image in images)
+    assert formats.lossless_bits_per_dim(images, "PNG") == 8 * size / images.numel()
