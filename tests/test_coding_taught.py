@@ -1,6 +1,10 @@
 """The coder that chapter 9 teaches, and the files that it is compared with."""
 
+import json
 import math
+import shutil
+import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -102,3 +106,22 @@ def test_bits_per_dim_of_files():
     images = data.load("photos", image_size=32).test[:2]
     size = sum(len(formats.written(image, "PNG")) for image in images)
     assert formats.lossless_bits_per_dim(images, "PNG") == 8 * size / images.numel()
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+def test_the_interactive_figure_pushes_and_pops_as_the_library_does():
+    chapter = Path(__file__).resolve().parent.parent / "book/09-compression.ipynb"
+    cells = json.loads(chapter.read_text())["cells"]
+    text = "".join("".join(cell["source"]) for cell in cells)
+    maths = text.split("// ans-maths")[1].split("// end of ans-maths")[0]
+    states = [*range(60), 10**30 + 7]
+    script = f"""{maths}
+    const found = {json.dumps(list(map(str, states)))}.map((text) => {{
+      const n = BigInt(text), last = pop(n);
+      return [...[0, 1, 2, 3].map((k) => push(n, k).n), last.k, last.n].map(String);
+    }});
+    console.log(JSON.stringify(found));"""
+    run = subprocess.run(["node", "-e", script], capture_output=True, text=True, check=True)
+    for state, found in zip(states, json.loads(run.stdout), strict=True):
+        pushed = [ans.push(state, k, STARTS) for k in range(4)]
+        assert list(map(int, found)) == [*pushed, *ans.pop(state, STARTS)]

@@ -13,12 +13,12 @@ import argparse
 from pathlib import Path
 
 import torch
+from stored_record import store
 
 from rrvqlib import cli, data
 from rrvqlib.coding.codec import Codec
-from rrvqlib.files import check_writable, write_json
+from rrvqlib.files import check_writable
 from rrvqlib.models.ready import load
-from rrvqlib.runs.records import hardware, versions
 from rrvqlib.teaching.formats import gains, jpeg, webp
 
 COUNTS = {"cifar10": 500, "photos": 500, "photos64": 150}  # as many as measure_compression.py took
@@ -48,9 +48,7 @@ def main() -> None:
                 "sd_db": found.std().item(),
                 "won": int((found > 0).sum()),
             }
-    write_json(
-        args.out, result | {"versions": versions(), "hardware": hardware(torch.device("cpu"), 1)}
-    )
+    store(args.out, result)
 
 
 if __name__ == "__main__":

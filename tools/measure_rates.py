@@ -5,16 +5,12 @@ python tools/measure_rates.py book/results/rates.json
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
 import torch
+from stored_record import file_to_write, store
 from tqdm import tqdm
 
 from rrvqlib import cli, data
-from rrvqlib.files import check_writable, write_json
 from rrvqlib.models import build
-from rrvqlib.runs.records import hardware, versions
 from rrvqlib.teaching import rates, running_example
 
 SEEDS = 3
@@ -23,12 +19,7 @@ WEIGHTS = {"Gaussian VAE": (1.0,), "VQ-VAE": (1.0,), "relaxed VQ": (1.0, 0.3, 0.
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("out", type=Path, help="the JSON file to write")
-    out = parser.parse_args().out
-    check_writable(out)
+    out = file_to_write(__doc__)
     patches = data.load("photos", image_size=16)
     found = {}
     for name, weight in tqdm([(name, w) for name, weights in WEIGHTS.items() for w in weights]):
@@ -44,10 +35,8 @@ def main() -> None:
         "images": len(patches.valid),
         "seeds": SEEDS,
         "dataset": patches.name,
-        "versions": versions(),
-        "hardware": hardware(torch.device("cpu"), 1),
     }
-    write_json(out, record)
+    store(out, record)
 
 
 if __name__ == "__main__":

@@ -5,18 +5,15 @@ python tools/scoreboard.py book/results/scoreboard.json
 
 from __future__ import annotations
 
-import argparse
 import time
-from pathlib import Path
 
 import torch
+from stored_record import file_to_write, store
 from torch import Tensor
 from tqdm import tqdm
 
 from rrvqlib import cli, data
-from rrvqlib.files import check_writable, write_json
 from rrvqlib.models import build
-from rrvqlib.runs.records import hardware, versions
 from rrvqlib.runs.scoring import score
 from rrvqlib.teaching import running_example
 from rrvqlib.teaching.yardsticks import left_differences, log2_histogram
@@ -32,12 +29,7 @@ def left_neighbour(train: Tensor, images: Tensor) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("out", type=Path, help="the JSON file to write")
-    out = parser.parse_args().out
-    check_writable(out)
+    out = file_to_write(__doc__)
     patches = data.load("photos", image_size=16)
     scores = {"left neighbour": [left_neighbour(patches.train, patches.valid)]}
     seconds = {}
@@ -56,10 +48,8 @@ def main() -> None:
         "images": len(patches.valid),
         "seeds": SEEDS,
         "dataset": patches.name,
-        "versions": versions(),
-        "hardware": hardware(torch.device("cpu"), 1),
     }
-    write_json(out, record)
+    store(out, record)
 
 
 if __name__ == "__main__":

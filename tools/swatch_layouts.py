@@ -7,19 +7,16 @@ The samples go beside it, into a PNG of the same name: a row of eight for each m
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import math
-from pathlib import Path
 
 import torch
+from stored_record import file_to_write, store
 from tqdm import tqdm
 
 from rrvqlib import cli, data
-from rrvqlib.files import check_writable, write_json
 from rrvqlib.models.one_layer import OneLayerVAE
 from rrvqlib.runs.pictures import grid, sample_images, write_png
-from rrvqlib.runs.records import hardware, versions
 from rrvqlib.teaching import swatches, within_image_share
 
 SEEDS, STEPS, SAMPLES = 3, 400, 256
@@ -41,12 +38,7 @@ def measure(model: OneLayerVAE) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("out", type=Path, help="the JSON file to write")
-    out = parser.parse_args().out
-    check_writable(out)
+    out = file_to_write(__doc__)
     images = data.load("swatches").train
     design = list(itertools.product((256, 16), swatches.NETWORKS, swatches.LATENTS))
     found: dict[str, list[dict[str, float]]] = {}
@@ -65,10 +57,8 @@ def main() -> None:
         "steps": STEPS,
         "samples": SAMPLES,
         "seeds": SEEDS,
-        "versions": versions(),
-        "hardware": hardware(torch.device("cpu"), 1),
     }
-    write_json(out, record)
+    store(out, record)
     write_png(out.with_suffix(".png"), grid(torch.cat(pictures), columns=8))
 
 
