@@ -1,6 +1,9 @@
 """What several test files need: runs of a second on made images, lively models."""
 
+from contextlib import contextmanager
+
 import numpy as np
+import pytest
 import torch
 
 from rrvqlib import data
@@ -130,3 +133,15 @@ def output_statistics(network, run):
     for hook in hooks:
         hook.remove()
     return {name: seen[m] for name, m in network.named_modules() if m in seen}
+
+
+@contextmanager
+def largest_file(size):
+    """A disk on which files end at `size` bytes, as a full one does."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

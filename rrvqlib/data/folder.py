@@ -7,9 +7,8 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from rrvqlib.data.gathered import Rows, gather, key_of
 from rrvqlib.data.reader import SUFFIXES, Picture, read_picture
 from rrvqlib.data.splits import DEFAULT_SIZE, SPLITS, Splits, Wanted
 from rrvqlib.errors import UserError
@@ -33,24 +32,39 @@ def load_folder(place: Path, wanted: Wanted) -> Splits:
             images or folders cannot be read.
     """
     side, mode = wanted.image_size or DEFAULT_SIZE, "L" if wanted.channels == 1 else "RGB"
-    changed: Counter[str] = Counter()
     files, how, left_out = find_files(place)
-    images = {split: _decode_all(files[split], side, mode, split, changed) for split in SPLITS}
+
+    def decode(rows: Rows) -> dict[str, Counter[str]]:
+        return {"changed": _decode_all(files, side, mode, rows)}
+
+    sizes = {split: len(files[split]) for split in SPLITS}
+    shape = len(mode), side, side  # of "RGB" and "L"
+    found = gather(wanted.decoded, _key(place, files, shape), sizes, shape, decode)
     description = (
         f"The images of the folder {place.name}, cut to their central square and "
         f"resized to {side}x{side}{', grey' if mode == 'L' else ''}; {how}."
     )
-    for begins, counts in (("Left out", left_out), ("Not kept", changed)):
+    for begins, counts in (("Left out", left_out), ("Not kept", Counter(found.told["changed"]))):
         if counts:
             description += f" {begins}: {_listed(counts)}."
     return Splits(
-        train=images["train"],
-        valid=images["valid"],
-        test=images["test"],
+        **found.images,
         name=f"folder:{place.name}",
         description=description,
         left_out=_listed(left_out),
+        known_digest=found.digest,
     )
+
+
+def _key(place: Path, files: dict[str, list[Path]], shape: tuple[int, ...]) -> str:
+    """Tells image files apart by their names, sizes and times, and what they are resized to."""
+    listed = []
+    for split in SPLITS:
+        for file in files[split]:
+            status = file.stat()
+            name = file.relative_to(place).as_posix()
+            listed.append((split, name, status.st_size, status.st_mtime_ns))
+    return key_of("folder", shape, listed)
 
 
 def _listed(counts: Counter[str]) -> str:
@@ -199,23 +213,24 @@ def _image_files(path: Path, left_out: Counter[str]) -> list[Path]:
     return sorted(files, key=lambda file: file.relative_to(path).as_posix())
 
 
-def _decode_all(
-    files: list[Path], image_size: int, mode: str, split: str, changed: Counter[str]
-) -> Tensor:
-    """Image files -> (N, c, image_size, image_size); what they lose is counted in `changed`."""
+def _decode_all(files: dict[str, list[Path]], side: int, mode: str, rows: Rows) -> Counter[str]:
+    """Image files -> rows (c, side, side), split after split; returns how often they lost what."""
     from tqdm import tqdm
 
-    channels = len(mode)  # of "RGB" and "L"
-    images = np.empty((len(files), image_size, image_size, channels), dtype=np.uint8)
-    bar = tqdm(files, desc=f"reading {split}", unit="image", leave=False, disable=None)
-    for index, file in enumerate(bar):
-        picture = read_picture(file)
-        images[index] = _fit(picture, image_size, mode)
-        changed.update(picture.lost)
-        if mode == "L" and not picture.is_grey:
-            changed["its colours"] += 1
-        changed.update(what for what in picture.dropped if what == "its colour profile")
-    return torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+    changed: Counter[str] = Counter()
+    at = 0
+    for split in SPLITS:
+        for file in tqdm(
+            files[split], desc=f"reading {split}", unit="image", leave=False, disable=None
+        ):
+            picture = read_picture(file)
+            rows.put(at, _fit(picture, side, mode).transpose(2, 0, 1)[None])
+            at += 1
+            changed.update(picture.lost)
+            if mode == "L" and not picture.is_grey:
+                changed["its colours"] += 1
+            changed.update(what for what in picture.dropped if what == "its colour profile")
+    return changed
 
 
 def _fit(picture: Picture, image_size: int, mode: str) -> np.ndarray:

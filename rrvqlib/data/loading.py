@@ -28,7 +28,8 @@ def load(
 
     Args:
         dataset: a key of `DATASETS`, with a path in place of PATH.
-        data_dir: folder that downloads are kept in; made when something is downloaded.
+        data_dir: folder that downloads are kept in, and in its folder `decoded` the pixels of data
+            sets that are larger than 256 MB; made when there is something to keep.
         image_size: H = W in pixels; None is the data set's own size. Only `swatches`, `photos`
             and `folder:PATH` come in more than one size; no other data set is resized.
         image_channels: 3 (colour) or 1 (grey); None is the data set's own number, for
@@ -39,7 +40,7 @@ def load(
         UserError: no such data set, size or number of channels, or its files are missing, damaged
             or of the wrong kind; the message says what to do.
     """
-    wanted = Wanted(image_size, image_channels)
+    wanted = Wanted(image_size, image_channels, Path(data_dir) / "decoded")
     entry, place = _found(dataset, data_dir, wanted)
     return _function(entry.loader)(place, wanted)
 
@@ -55,7 +56,7 @@ def check(
     Raises:
         UserError: `load` would raise it, too.
     """
-    wanted = Wanted(image_size, image_channels)
+    wanted = Wanted(image_size, image_channels, Path(data_dir) / "decoded")
     entry, place = _found(dataset, data_dir, wanted)
     if entry.checker:
         _function(entry.checker)(place, wanted)

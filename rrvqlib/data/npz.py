@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from rrvqlib.data.splits import Splits, Wanted, check_channels, check_image_size, last_tenth
+from rrvqlib.data.gathered import Rows, gather, key_of
+from rrvqlib.data.splits import (
+    SPLITS,
+    Splits,
+    Wanted,
+    check_channels,
+    check_image_size,
+    tenth_of,
+)
 from rrvqlib.errors import UserError
+
+PIECE = 2**24  # bytes read at a time
 
 
 def load_npz(place: Path, wanted: Wanted) -> Splits:
@@ -26,42 +37,64 @@ def load_npz(place: Path, wanted: Wanted) -> Splits:
         wanted: must be what is in the file.
 
     Raises:
-        UserError: there is no such file, it cannot be read without unpickling, or its arrays
-            are not as above.
+        UserError: there is no such file, it cannot be read without unpickling, its arrays are
+            not as above, or there is no room for its pixels.
     """
-    arrays = _read_arrays(place)
-    index = arrays.pop("train_index", None)
-    images = {
-        name.removesuffix("_images"): _channels_first(place, name, array)
-        for name, array in arrays.items()
-    }
-    _check_forms(place, {split: tensor.shape[1::2] for split, tensor in images.items()}, wanted)
+    headers = check_npz(place, wanted)
+    count = len(headers["train_images"])
+    sizes = {split: len(headers.get(f"{split}_images", ())) for split in SPLITS}
+    order = None  # of the training images, first those that stay
     how = "with the validation images of the file"
-    if "valid" not in images:
+    if not sizes["valid"]:
         how = "validation images are the last tenth of its training images, in official order"
-        if len(images["train"]) < 2:
+        if count < 2:
             raise UserError(f"{place} has one training image and no valid_images; add some")
-        if index is None:
-            images["train"], images["valid"] = last_tenth(images["train"])
-        else:
-            images["train"], images["valid"] = _last_official_tenth(place, images["train"], index)
+        sizes["valid"] = tenth_of(count)
+        if "train_index" in headers:
+            with _reading(place) as file:
+                index = file["train_index"]
+            order, sizes["valid"] = _official_order(place, count, index)
+        sizes["train"] = count - sizes["valid"]
+
+    def fill(rows: Rows) -> dict[str, str]:
+        at = 0
+        with _reading(place) as file:
+            for split in SPLITS:
+                name = f"{split}_images"
+                if name not in headers:
+                    continue
+                places = np.arange(at, at + len(headers[name]))
+                if split == "train" and order is not None:
+                    places[order] = places.copy()
+                _put_array(place, file, name, rows, places)
+                at += len(places)
+        return {}
+
+    shape = _as_nchw(place, "train_images", headers["train_images"]).shape[1:]
+    key = key_of("npz", shape, _checksums(place))
+    found = gather(wanted.decoded, key, sizes, shape, fill)
     return Splits(
-        train=images["train"],
-        valid=images["valid"],
-        test=images["test"],
+        **found.images,
         name=f"npz:{place.name}",
         description=f"The images of the file {place.name}; {how}.",
+        known_digest=found.digest,
     )
 
 
-def check_npz(place: Path, wanted: Wanted) -> None:
-    """Raise UserError where `load_npz` would, as far as the headers of the arrays show it."""
-    arrays = _read_arrays(place, _read_header)
-    arrays.pop("train_index", None)
-    forms = {}
-    for name, array in arrays.items():
-        forms[name.removesuffix("_images")] = _as_nchw(place, name, array).shape[1::2]
+def check_npz(place: Path, wanted: Wanted) -> dict[str, np.ndarray]:
+    """The arrays of a file without their values: of zeros that take no memory.
+
+    Raises:
+        UserError: where `load_npz` would, as far as the headers of the arrays show it.
+    """
+    headers = _read_headers(place)
+    forms = {
+        name.removesuffix("_images"): _as_nchw(place, name, array).shape[1::2]
+        for name, array in headers.items()
+        if name.endswith("_images")
+    }
     _check_forms(place, forms, wanted)
+    return headers
 
 
 def _check_forms(place: Path, forms: dict[str, tuple[int, ...]], wanted: Wanted) -> None:
@@ -77,48 +110,67 @@ def _check_forms(place: Path, forms: dict[str, tuple[int, ...]], wanted: Wanted)
     check_channels(str(place), channels, wanted)
 
 
-def _read_whole(file: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
-    """An array of a file."""
-    return file[name]
-
-
-def _read_header(file: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
-    """The same array in shape and type, of zeros that take no memory."""
+def _member(file: np.lib.npyio.NpzFile, name: str) -> str:
+    """What an array is called in the archive."""
     assert file.zip is not None
-    with file.zip.open(name if name in file.zip.namelist() else f"{name}.npy") as member:
-        version = np.lib.format.read_magic(member)
-        read = np.lib.format.read_array_header_1_0
-        if version != (1, 0):
-            read = np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(member)
+    return name if name in file.zip.namelist() else f"{name}.npy"
+
+
+def _read_header(member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether the first index runs fastest, and type of an array whose values follow.
+
+    Raises:
+        ValueError: it is none, or one of Python objects.
+    """
+    version = np.lib.format.read_magic(member)
+    read = np.lib.format.read_array_header_1_0
+    if version != (1, 0):
+        read = np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(member)
     if dtype.hasobject:
         raise ValueError("pickled objects")
-    return np.broadcast_to(np.zeros((), dtype), shape)
+    return shape, fortran, dtype
 
 
-def _read_arrays(
-    path: Path, read: Callable[[np.lib.npyio.NpzFile, str], np.ndarray] = _read_whole
-) -> dict[str, np.ndarray]:
-    """The arrays of a file that the data set is made of, by name; the needed ones are there.
+def _read_headers(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a file that the data set is made of, as zeros; the needed ones are there."""
+    headers = {}
+    with _reading(path) as file:
+        names = set(file.files)
+        for name in ("train_images", "valid_images", "test_images", "train_index"):
+            if name in names:
+                stored = file.zip.getinfo(_member(file, name))
+                with file.zip.open(stored) as member:
+                    shape, _, dtype = _read_header(member)
+                    if member.tell() + math.prod(shape) * dtype.itemsize > stored.file_size:
+                        raise EOFError(f"{name} ends early")
+                headers[name] = np.broadcast_to(np.zeros((), dtype), shape)
+    for name in ("train_images", "test_images"):
+        if name not in headers:
+            raise UserError(
+                f"{path} holds no array {name} (it holds: {', '.join(sorted(names)) or 'nothing'});"
+                " save uint8 arrays train_images and test_images, (N, H, W, 3)"
+            )
+    return headers
 
-    Args:
-        path: of the file.
-        read: an array of it.
-    """
+
+def _checksums(path: Path) -> list[tuple[str, int, int]]:
+    """Name, checksum and size of each part of a file, from the table at its end."""
+    with zipfile.ZipFile(path) as file:
+        return [(part.filename, part.CRC, part.file_size) for part in file.infolist()]
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
+    """The open file; whatever a damaged or strange one raises becomes a UserError."""
     if not path.exists():
         raise UserError(f"there is no file {path}; check the path after npz:")
-    arrays: dict[str, np.ndarray] = {}
     try:
         file = np.load(path, allow_pickle=False)
         if isinstance(file, np.ndarray):
             raise UserError(f"{path} is a single array; save named arrays with numpy.savez")
         with file:
-            names = set(file.files)
-            for name in ("train_images", "valid_images", "test_images", "train_index"):
-                if name in names:
-                    arrays[name] = read(file, name)
-                    if not isinstance(arrays[name], np.ndarray):
-                        raise ValueError(f"{name} is no array")
+            yield file
     # What np.load raises on a damaged file depends on where the damage lies.
     except (
         EOFError,
@@ -135,13 +187,57 @@ def _read_arrays(
             f"cannot read {path} ({reason}); it must be an undamaged NumPy .npz file of plain "
             "arrays: copy it or make it again"
         ) from error
-    for name in ("train_images", "test_images"):
-        if name not in arrays:
-            raise UserError(
-                f"{path} holds no array {name} (it holds: {', '.join(sorted(names)) or 'nothing'});"
-                " save uint8 arrays train_images and test_images, (N, H, W, 3)"
-            )
-    return arrays
+
+
+def _put_array(
+    path: Path, file: np.lib.npyio.NpzFile, name: str, rows: Rows, places: np.ndarray
+) -> None:
+    """Put the images of an array where they belong, read piece by piece.
+
+    Args:
+        path: of the file, for messages.
+        file: the open file.
+        name: of the array.
+        rows: of all splits.
+        places: of its images in them.
+    """
+    from tqdm import tqdm
+
+    assert file.zip is not None
+    with file.zip.open(_member(file, name)) as member:
+        shape, fortran, _ = _read_header(member)
+        if fortran:  # an image is scattered over all of the array
+            values = np.frombuffer(member.read(), np.uint8)
+            pieces = [values.reshape(shape, order="F")]
+        else:
+            pieces = _pieces(member, shape)
+        done = 0
+        title = f"reading {name.removesuffix('_images')}"
+        with tqdm(total=shape[0], desc=title, unit="image", leave=False, disable=None) as bar:
+            for piece in pieces:
+                _put(rows, places[done : done + len(piece)], _as_nchw(path, name, piece))
+                done += len(piece)
+                bar.update(len(piece))
+
+
+def _pieces(member: IO[bytes], shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+    """The values of a uint8 array of this shape, some megabytes at a time."""
+    image = math.prod(shape[1:])
+    at_once = max(1, PIECE // image)
+    for first in range(0, shape[0], at_once):
+        count = min(at_once, shape[0] - first)
+        data = member.read(count * image)
+        if len(data) < count * image:
+            raise EOFError("an array ends early")
+        yield np.frombuffer(data, np.uint8).reshape(count, *shape[1:])
+    member.read()  # the checksum is compared at the end
+
+
+def _put(rows: Rows, places: np.ndarray, images: np.ndarray) -> None:
+    """Put images (n, c, H, W) at places (n,), neighbours together."""
+    breaks = np.flatnonzero(np.diff(places) != 1) + 1
+    for some in np.split(np.arange(len(places)), breaks):
+        rows.put(int(places[some[0]]), images[some[0] : some[-1] + 1])
 
 
 def _as_nchw(path: Path, name: str, array: np.ndarray) -> np.ndarray:
@@ -165,31 +261,29 @@ def _as_nchw(path: Path, name: str, array: np.ndarray) -> np.ndarray:
     return images
 
 
-def _channels_first(path: Path, name: str, array: np.ndarray) -> Tensor:
-    """uint8 (N, H, W, c), (N, c, H, W) or (N, H, W) -> Tensor (N, c, H, W)."""
-    return torch.from_numpy(np.ascontiguousarray(_as_nchw(path, name, array)))
-
-
-def _last_official_tenth(path: Path, images: Tensor, index: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Split by the position in the official set, of which the file may lack some images.
+def _official_order(path: Path, count: int, index: np.ndarray) -> tuple[np.ndarray, int]:
+    """Sort by the position in the official set, of which the file may lack some images.
 
     Its size is taken to be the next multiple of 1,000 above the largest position, so that
     validation starts at 45,000 for CIFAR-10 whichever images are missing.
+
+    Returns:
+        the order (count,), and how many images at its end are for validation.
     """
-    if index.shape != (len(images),) or index.dtype.kind not in "iu":
+    if index.shape != (count,) or index.dtype.kind not in "iu":
         raise UserError(
             f"train_index of {path} is {index.dtype} {index.shape}; it must hold one integer per "
-            f"training image, ({len(images)},)"
+            f"training image, ({count},)"
         )
-    if index.min() < 0 or len(np.unique(index)) < len(index):
+    if index.min() < 0 or len(np.unique(index)) < count:
         raise UserError(f"train_index of {path} must hold distinct positions from 0; correct it")
     official = -(-(int(index.max()) + 1) // 1000) * 1000
-    images, index = images[np.argsort(index)], np.sort(index)
-    first = int(np.searchsorted(index, official - official // 10))
-    if first in (0, len(images)):
+    order = np.argsort(index)
+    valid = int((index >= official - official // 10).sum())
+    if valid in (0, count):
         raise UserError(
             f"by train_index of {path} the last tenth of {official} positions holds "
-            f"{len(images) - first} of {len(images)} images; add valid_images, or leave out "
+            f"{valid} of {count} images; add valid_images, or leave out "
             "train_index"
         )
-    return images[:first], images[first:]
+    return order, valid

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from torch import Tensor
 
@@ -21,10 +22,12 @@ class Wanted:
     Attributes:
         image_size: H = W in pixels.
         channels: c, 3 (red, green, blue) or 1 (grey).
+        decoded: folder that large data sets are decoded into; None keeps all in memory.
     """
 
     image_size: int | None = None
     channels: int | None = None
+    decoded: Path | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +40,7 @@ class Splits:
     name: str  # as given to `load`, files and folders without the path to them
     description: str  # one sentence: what the images are, how they were split
     left_out: str = ""  # what lies there and is in no split, such as "2 x .csv file"
+    known_digest: str = ""  # `digest`, where it need not be computed
 
     @property
     def image_size(self) -> int:
@@ -51,13 +55,7 @@ class Splits:
     @cached_property
     def digest(self) -> str:
         """Of the pixels of all splits and their sizes, 32 hexadecimal digits (1 s for 1 GB)."""
-        sha = hashlib.blake2b(digest_size=16)
-        for split in SPLITS:
-            images = getattr(self, split)
-            sha.update(f"{split}{tuple(images.shape)}".encode())
-            for part in images.split(4096):
-                sha.update(part.contiguous().numpy().data)
-        return sha.hexdigest()
+        return self.known_digest or digest_of({split: self[split] for split in SPLITS})
 
     def __getitem__(self, split: str) -> Tensor:
         """The images of one split, uint8 (N, c, H, W).
@@ -68,6 +66,16 @@ class Splits:
         if split not in SPLITS:
             raise UserError(f"there is no split {split!r}; choose one of {', '.join(SPLITS)}")
         return getattr(self, split)
+
+
+def digest_of(images: dict[str, Tensor]) -> str:
+    """Of uint8 images (N, c, H, W) by their split, and of their numbers: 32 hexadecimal digits."""
+    sha = hashlib.blake2b(digest_size=16)
+    for split in SPLITS:
+        sha.update(f"{split}{tuple(images[split].shape)}".encode())
+        for part in images[split].split(4096):
+            sha.update(part.contiguous().numpy().data)
+    return sha.hexdigest()
 
 
 def check_image_size(name: str, actual: int, wanted: Wanted) -> None:
@@ -105,7 +113,12 @@ def check_channels(name: str, actual: int, wanted: Wanted) -> None:
         raise UserError(f"the images of {name} are {kind}; take image_channels {actual}")
 
 
+def tenth_of(count: int) -> int:
+    """How many of so many training images are for validation where a data set does not say."""
+    return max(1, count // 10)
+
+
 def last_tenth(images: Tensor) -> tuple[Tensor, Tensor]:
     """Training images (N, c, H, W) in official order -> the first nine tenths, the last tenth."""
-    count = max(1, len(images) // 10)
+    count = tenth_of(len(images))
     return images[:-count], images[-count:]

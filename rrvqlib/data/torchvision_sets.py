@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rrvqlib.data.npz import load_npz
+from rrvqlib.data.gathered import Gathered, Rows, gather, mapped
 from rrvqlib.data.splits import SPLITS, Splits, Wanted, check_image_size, last_tenth
 from rrvqlib.errors import UserError
 
@@ -113,7 +112,7 @@ def load_svhn(place: Path, wanted: Wanted) -> Splits:
 # that NVAE and others cut out before they resize to 64x64.
 CELEBA_BOX = (15, 40, 163, 188)
 CELEBA_SIZE = 64
-CELEBA_CACHE = "celeba-64x64.npz"
+CELEBA_KEY = "celeba-64x64"  # of the pixels cut from it
 
 
 def check_celeba(place: Path, wanted: Wanted) -> None:
@@ -132,58 +131,53 @@ def load_celeba(place: Path, wanted: Wanted) -> Splits:
         UserError: another size, no download, a damaged file, or no room on the disk.
     """
     check_celeba(place, wanted)
-    cache = place / CELEBA_CACHE
-    if not cache.exists():
-        _write_celeba_cache(cache)
-    try:
-        splits = load_npz(cache, Wanted(CELEBA_SIZE, 3))
-    except UserError as error:
-        raise UserError(f"{error}; remove {cache} to have it made again") from error
-    return replace(
-        splits,
+    folder = wanted.decoded or place / "decoded"
+    found = mapped(folder, CELEBA_KEY) or _decode_celeba(place, folder)
+    return Splits(
+        **found.images,
         name="celeba",
         description="CelebA faces, cut out and resized to 64x64, in the official partition.",
+        known_digest=found.digest,
     )
 
 
-def _write_celeba_cache(cache: Path) -> None:
+def _decode_celeba(place: Path, folder: Path) -> Gathered:
     """Decode the 202,599 JPEG files once (some minutes) and keep the pixels (2.5 GB)."""
     from tqdm import tqdm
 
-    arrays = {}
-    for split in SPLITS:
-        with _fetching(
-            "CelebA", cache.parent, "the folder celeba (img_align_celeba and the .txt lists)"
-        ):
-            from PIL import Image
+    size = (CELEBA_SIZE, CELEBA_SIZE)
+    fetching = partial(
+        _fetching, "CelebA", place, "the folder celeba (img_align_celeba and the .txt lists)"
+    )
+    with fetching():
+        from PIL import Image
 
-            from rrvqlib.data.torchvision_import import torchvision
+        from rrvqlib.data.torchvision_import import torchvision
 
-            def crop(image: Image.Image) -> np.ndarray:
-                face = image.convert("RGB").crop(CELEBA_BOX)
-                size = (CELEBA_SIZE, CELEBA_SIZE)
-                return np.asarray(face.resize(size, Image.Resampling.BILINEAR))
+        def crop(image: Image.Image) -> np.ndarray:
+            face = image.convert("RGB").crop(CELEBA_BOX)
+            return np.asarray(face.resize(size, Image.Resampling.BILINEAR)).transpose(2, 0, 1)
 
-            celeba = torchvision.datasets.CelebA(
-                cache.parent, split, target_type=[], transform=crop, download=True
+        faces = {
+            split: torchvision.datasets.CelebA(
+                place, split, target_type=[], transform=crop, download=True
             )
-            images = np.empty((len(celeba), CELEBA_SIZE, CELEBA_SIZE, 3), dtype=np.uint8)
-            bar = tqdm(range(len(celeba)), desc=f"CelebA {split}", unit="image", disable=None)
+            for split in SPLITS
+        }
+
+    def fill(rows: Rows) -> dict[str, str]:
+        at = 0
+        for split, images in faces.items():
+            bar = tqdm(range(len(images)), desc=f"CelebA {split}", unit="image", disable=None)
             for index in bar:
-                images[index] = celeba[index][0]
-        arrays[f"{split}_images"] = images
-    # A kill while writing must not leave half a file under the final name.
-    partial = cache.with_name(f"{cache.name}.{os.getpid()}.partial")
-    try:
-        with open(partial, "wb") as file:
-            np.savez(file, **arrays)
-        os.replace(partial, cache)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {cache} ({error}); make room or choose another data folder"
-        ) from error
-    finally:
-        partial.unlink(missing_ok=True)
+                with fetching():
+                    face = images[index][0]
+                rows.put(at, face[None])
+                at += 1
+        return {}
+
+    sizes = {split: len(images) for split, images in faces.items()}
+    return gather(folder, CELEBA_KEY, sizes, (3, *size), fill, in_memory=0)
 
 
 MNIST_FILES = {"train": "train-images-idx3-ubyte", "test": "t10k-images-idx3-ubyte"}

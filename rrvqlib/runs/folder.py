@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from rrvqlib.data.gathered import joined
 from rrvqlib.data.loading import load
 from rrvqlib.data.splits import SPLITS, Splits
 from rrvqlib.errors import UserError
@@ -102,8 +103,9 @@ def images_of(settings: RunSettings) -> Splits:
         return splits
     return replace(
         splits,
-        train=torch.cat([splits.train, splits.valid]),
+        train=joined(splits.train, splits.valid),
         valid=splits.test,
+        known_digest="",
         description=f"{splits.description} SELECTS ON TEST: the images for validation are trained"
         " on, and the test images are watched in their place, as in the paper.",
     )

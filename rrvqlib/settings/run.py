@@ -16,7 +16,7 @@ class DataSettings(Settings):
     """The images."""
 
     dataset: str = setting("photos", ", ".join(DATASETS))
-    data_dir: str = setting("data", "where downloaded data sets are kept")
+    data_dir: str = setting("data", "where data sets are kept that are downloaded, or decoded once")
     select_on: Literal["validation", "test"] = setting(
         "validation",
         "what the schedule watches: validation images, or the test images, as the paper does; then"
