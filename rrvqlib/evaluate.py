@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from rrvqlib import cli
 from rrvqlib.words import number_of
@@ -48,19 +49,33 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.check_range("batch_size", args.batch_size, 1, 1_000_000, "any memory holds")
     from rrvqlib.numerics import no_number
     from rrvqlib.runs.folder import open_images, open_model
-    from rrvqlib.runs.records import COMPARED_IMAGES
-    from rrvqlib.runs.scoring import importance_weighted_score, likeness, score
+    from rrvqlib.runs.records import COMPARED_IMAGES, UNTOLD_IMAGES
+    from rrvqlib.runs.scoring import (
+        importance_weighted_score,
+        likeness,
+        score,
+        score_over_classes,
+    )
 
     model = open_model(args)
-    images, what = open_images(args, model)
-    images = images[: args.limit or None]
-    results = {"data": what, **score(model, images, args.batch_size, args.seed, "scoring")}
-    compared = images[:COMPARED_IMAGES]
-    results |= likeness(model, compared, args.batch_size, args.seed, "reconstructions")
+    images, labels, what = open_images(args, model)
+
+    def first(count: int | None) -> dict[str, Any]:
+        few = min(count or len(images), args.limit or len(images))
+        return {
+            "images": images[:few],
+            "labels": None if labels is None else labels[:few],
+            "batch_size": args.batch_size,
+            "seed": args.seed,
+        }
+
+    results = {"data": what, **score(model, **first(None), title="scoring")}
+    results |= likeness(model, **first(COMPARED_IMAGES), title="reconstructions")
+    if labels is not None:
+        results |= score_over_classes(model, **first(UNTOLD_IMAGES), title="class untold")
     if args.iw_k:
-        images = images[: args.iw_images]
         bound = importance_weighted_score(
-            model, images, args.iw_k, args.batch_size, args.seed, "importance-weighted bound"
+            model, **first(args.iw_images), k=args.iw_k, title="importance-weighted bound"
         )
         results |= {
             "iw_bits_per_dim": bound["bits_per_dim"],
@@ -99,6 +114,13 @@ def show(results: dict) -> None:
             f" {error}, {number_of(results['iw_k'], 'sample')},"
             f" first {number_of(results['iw_n'], 'image')}; the ELBO of these:"
             f" {results['iw_elbo_bits_per_dim']:.4f})"
+        )
+    if "class_n" in results:
+        error = cli.error_in_words(results["class_averaged_bits_per_dim_se"], 4)
+        print(
+            f"not told the class: {results['class_averaged_bits_per_dim']:.4f} bits/dim (standard"
+            f" error {error}, first {number_of(results['class_n'], 'image')}); it guesses"
+            f" {100 * results['class_guessed']:.0f} % of the classes"
         )
     if results["psnr_db"] is not None:
         ssim = "" if results["ssim"] is None else f", SSIM {results['ssim']:.3f}"

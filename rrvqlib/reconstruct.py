@@ -63,8 +63,9 @@ def of_data(args: argparse.Namespace, model: VAE) -> None:
 
     read = path_of(find_dataset(args)[0])
     cli.check_new(args.out, force=args.force, inputs=[read])
-    images, what = open_images(args, model)
-    pairs = reconstruction_pairs(model, images[: args.n], args.seed)
+    images, labels, what = open_images(args, model)
+    some = None if labels is None else labels[: args.n]
+    pairs = reconstruction_pairs(model, images[: args.n], args.seed, some)
     write_png(args.out, grid(pairs, columns=8))
     cli.say(f"{args.out}: {number_of(len(pairs) // 2, 'pair')} from {what}")
 

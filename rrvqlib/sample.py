@@ -26,6 +26,13 @@ def make_parser() -> argparse.ArgumentParser:
         help="of the prior: 1 draws from the model, less draws likelier codes, 0"
         " takes the likeliest (default: 1)",
     )
+    parser.add_argument(
+        "--class",
+        dest="label",
+        metavar="CLASS",
+        help="of a model with classes: the name or number of one (default: all in turn, a column"
+        " each)",
+    )
     cli.add_picture(parser, "samples.png")
     return parser
 
@@ -36,15 +43,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.check_range("n", args.n, 1, 10_000, "one picture holds")
     if not 0 <= args.temperature < math.inf:
         raise UserError(f"--temperature {args.temperature}: must be 0 or more, and finite")
-    from rrvqlib.runs.folder import open_model
-    from rrvqlib.runs.pictures import check_grid, check_png, grid, sample_images, write_png
+    from rrvqlib.runs.folder import label_of, open_model
+    from rrvqlib.runs.pictures import (
+        check_grid,
+        check_png,
+        grid,
+        sample_columns,
+        sample_images,
+        write_png,
+    )
 
     cli.check_new(args.out, force=args.force, inputs=[args.dir])
     check_png(args.out)
-    model, columns = open_model(args), math.ceil(math.sqrt(args.n))
+    model = open_model(args)
+    labels = None if args.label is None else label_of(args.dir, model, args.label).expand(args.n)
+    columns = sample_columns(model, args.n) if labels is None else math.ceil(math.sqrt(args.n))
     side = model.settings.image_size
     check_grid(args.n, columns, (side, side))
-    images = sample_images(model, args.n, args.temperature, args.seed)
+    images = sample_images(model, args.n, args.temperature, args.seed, labels)
     write_png(args.out, grid(images, columns))
     cli.say(f"{args.out}: {number_of(args.n, 'sample')}")
 

@@ -210,6 +210,7 @@ HUGE = "1" + 22 * "0"
 OUT_OF_RANGE = {
     "image_size": "0 -8 1",
     "image_channels": "0 2 4",
+    "classes": "-1 1 100001",
     "pyramid": "0 5 4,8 16,-8",
     "groups": "0 -1 65537 3 4.0",
     "codebook_size": f"0 -1 4,4,4 {HUGE}",

@@ -186,6 +186,10 @@ def idx_files(request, tmp_path):
         head = struct.pack(">4i", 0x803, count, 28, 28)
         pixels = noise(count, 28, 28, seed=count).numpy().tobytes()
         (folder / f"{split}-images-idx3-ubyte").write_bytes(head + pixels)
+        labels = bytes(n % 10 for n in range(count))
+        (folder / f"{split}-labels-idx1-ubyte").write_bytes(
+            struct.pack(">2i", 0x801, count) + labels
+        )
     return request.param, folder
 
 
@@ -197,13 +201,19 @@ def test_mnist_is_read_as_torchvision_reads_it(idx_files, tmp_path):
         read = torchvision.datasets.mnist.read_image_file(path).unsqueeze(1)
         mine = torch.cat([splits.train, splits.valid]) if split == "train" else splits.test
         assert torch.equal(mine, read)
+        path = str(folder / f"{file}-labels-idx1-ubyte")
+        read, labels = torchvision.datasets.mnist.read_label_file(path), splits.labels
+        mine = torch.cat([labels["train"], labels["valid"]]) if split == "train" else labels["test"]
+        assert torch.equal(mine, read)
+    assert len(splits.class_names) == 10
     assert len(splits.valid) == 5
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b"\0" + b[:3], lambda b: b"\1" + b])
-def test_a_damaged_file_of_mnist_is_refused(damage, idx_files, tmp_path):
+@pytest.mark.parametrize("victim", ["images-idx3", "labels-idx1"])
+def test_a_damaged_file_of_mnist_is_refused(victim, damage, idx_files, tmp_path):
     name, folder = idx_files
-    file = folder / "t10k-images-idx3-ubyte"
+    file = folder / f"t10k-{victim}-ubyte"
     file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(UserError, match="damaged; remove it and run again"):
         data.load(name, tmp_path)
@@ -219,14 +229,17 @@ def test_mnist_is_fetched_from_the_mirror_that_has_it(tmp_path, monkeypatch):
         count = 50 if "train" in url else 20
         name = url.rpartition("/")[2].removesuffix(".gz")
         folder.mkdir(parents=True, exist_ok=True)
+        if "labels" in name:
+            (folder / name).write_bytes(struct.pack(">2i", 0x801, count) + bytes(count))
+            return
         head = struct.pack(">4i", 0x803, count, 28, 28)
         (folder / name).write_bytes(head + bytes(count * 28 * 28))
 
     utils = torchvision.datasets.utils
     monkeypatch.setattr(utils, "download_and_extract_archive", fetch)
     splits = data.load("mnist", tmp_path)
-    assert len(splits.train) == 45 and len(asked) == 3
-    assert sum("labels" in url for url in asked) == 0
+    assert len(splits.train) == 45 and len(asked) == 5
+    assert sum("labels" in url for url in asked) == 2
 
 
 def test_mnist_without_a_network_says_what_to_put_where(tmp_path, monkeypatch):

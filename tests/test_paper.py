@@ -56,7 +56,7 @@ def test_settings_of_the_paper_s_runs_are_stated_or_listed_as_open_or_play_no_pa
     """What makes a run is in one of the tables, so that no choice of ours hides."""
     elsewhere = set(  # not of the recipe, or without effect on these runs
         "second_stage data_dir seed start_from max_skipped save_every iw_k iw_images device compile"
-        " cuda_graphs channels_last grad_accumulation image_size image_channels seconds"
+        " cuda_graphs channels_last grad_accumulation image_size image_channels classes seconds"
         " weights_dtype shard_mb".split()
     )
     for name in (name for name in RUNS if name.endswith("-paper")):
@@ -120,7 +120,7 @@ def test_a_run_that_selects_on_test_trains_on_all_others_and_says_so(tmp_path):
     joined = images_of(settings)
     assert torch.equal(joined.train, torch.cat([others.train, others.valid]))  # official order
     arguments = evaluate.make_parser().parse_args([str(tmp_path), "--split", "valid"])
-    images, _ = open_images(arguments, open_model(arguments))  # the folder knows its own images
+    images, _, _ = open_images(arguments, open_model(arguments))  # the folder knows its own images
     assert torch.equal(images, others.test)
 
 

@@ -84,9 +84,9 @@ def test_pairs_are_reconstruction_then_original(model):
 def test_many_images_are_reconstructed_in_parts(model, monkeypatch):
     sizes, reconstruct = [], model.reconstruct
 
-    def counted(part):
+    def counted(part, labels):
         sizes.append(len(part))
-        return reconstruct(part)
+        return reconstruct(part, labels)
 
     monkeypatch.setattr(model, "reconstruct", counted)
     originals = images(130).byte()

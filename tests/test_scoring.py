@@ -3,7 +3,6 @@
 import math
 import sys
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -63,7 +62,7 @@ IMAGES = random_images(23, 8)
 def fresh(settings):
     torch.manual_seed(0)
     model = build(settings)
-    model.initialise(IMAGES)
+    model.initialise(IMAGES, torch.zeros(len(IMAGES)).long() if settings.classes else None)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
@@ -88,9 +87,12 @@ def test_codes_are_counted():
 
 
 def test_batches_are_in_order_and_leave_nothing_out():
-    parts = list(batches(IMAGES, 10, torch.device("cpu"), ""))
-    assert [len(p) for p in parts] == [10, 10, 3]
-    assert torch.equal(torch.cat(parts), IMAGES)
+    labels = torch.arange(len(IMAGES))
+    parts = list(batches(IMAGES, 10, torch.device("cpu"), "", labels))
+    assert [len(p) for p, _ in parts] == [10, 10, 3]
+    assert torch.equal(torch.cat([p for p, _ in parts]), IMAGES)
+    assert torch.equal(torch.cat([y for _, y in parts]), labels)
+    assert {y for _, y in batches(IMAGES, 10, torch.device("cpu"), "")} == {None}
 
 
 def test_seeded_leaves_the_global_random_numbers_alone():
@@ -275,20 +277,26 @@ def test_codes_are_counted_without_looking_for_the_largest():
     assert counts.shape == (5,) and counts.dtype == torch.int64
 
 
-def test_what_finishing_sends_through_the_model_is_counted(monkeypatch, tmp_path):
+@pytest.mark.parametrize("classes", [0, 3])
+def test_what_finishing_sends_through_the_model_is_counted(classes, monkeypatch, tmp_path):
     """Test and training images, samples of the bound, and both pictures."""
     settings = changed(replace(RunSettings(), model=HIERARCHY), iw_k=4, iw_images=3)
+    settings = changed(settings, classes=classes)
     model, passed = fresh(settings.model), []
-    splits = SimpleNamespace(test=IMAGES, train=torch.cat([IMAGES, IMAGES]))
+    twice = torch.cat([IMAGES, IMAGES])
+    labels = {"train": torch.arange(len(twice)) % 3, "test": torch.arange(len(IMAGES)) % 3}
+    splits = data.Splits(twice, IMAGES, IMAGES, "images", "some", labels=labels if classes else {})
     infer, decode_prior = model.infer, model.decode_prior
     monkeypatch.setattr(
         model, "infer", lambda images, *rest: passed.append(len(images)) or infer(images, *rest)
     )
     monkeypatch.setattr(
-        model, "decode_prior", lambda n, *rest: passed.append(n) or decode_prior(n, *rest)
+        model,
+        "decode_prior",
+        lambda n, *rest, **named: passed.append(n) or decode_prior(n, *rest, **named),
     )
     records.final_results(model, splits, settings, complete=True)
-    write_run_pictures(model, splits.test, tmp_path, seed=0)
+    write_run_pictures(model, splits.test, tmp_path, 0, splits.labels.get("test"))
     assert sum(passed) == records.forward_passes(splits, settings)
 
 

@@ -86,7 +86,8 @@ class Codec:
         model: the hierarchy; it is copied.
 
     Raises:
-        UserError: the model is not a hierarchy of codes with tables of probabilities.
+        UserError: the model is not a hierarchy of codes with tables of probabilities, or has
+            classes.
     """
 
     def __init__(self, model: VAE):
@@ -94,6 +95,10 @@ class Codec:
             raise UserError(
                 "only hierarchies of codes or bits compress: --model hierarchy, --latent relaxed,"
                 " stochastic, nearest, scalar or binary"
+            )
+        if model.settings.classes:
+            raise UserError(
+                "a model with classes does not compress: a file holds no classes; take one without"
             )
         self.model = copy.deepcopy(model).cpu().double().eval()
         latents = only(DiscreteLatent, self.model.latents)

@@ -91,8 +91,10 @@ def fingerprint(model: VAE) -> bytes:
     state = model.state_dict()
     weights = (state[name].float().cpu().numpy().tobytes() for name in sorted(state))
     settings = asdict(model.settings)
-    if settings["image_channels"] == 3:  # files of before there was a choice stay this model's
-        del settings["image_channels"]
+    # Files of before there was a choice stay this model's.
+    for name, only_choice in (("image_channels", 3), ("classes", 0)):
+        if settings[name] == only_choice:
+            del settings[name]
     return digest(json.dumps(settings, sort_keys=True).encode(), *weights)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rrvqlib.coding.tiles import Entry, cut, join
 from rrvqlib.data.reader import read_picture
+from rrvqlib.errors import UserError
 from rrvqlib.likelihoods.base import reals_to_pixels
 from rrvqlib.models.base import VAE
 from rrvqlib.numerics import check_finite, true_float32
@@ -128,8 +129,12 @@ def rebuild(model: VAE, picture: Tensor, seed: int = 0, label: str = "") -> Rebu
         label: of a progress bar; empty for none.
 
     Raises:
-        UserError: as the model itself; or it gives NaN.
+        UserError: as the model itself; it has classes; or it gives NaN.
     """
+    if model.settings.classes:
+        raise UserError(
+            "a tile of a picture has no class, and the model wants one; take a model without"
+        )
     side, dims = model.settings.image_size, model.settings.dims
     tiles, entry = cut(picture, side), Entry("", picture.shape[2], picture.shape[1])
     layers = len(model.latents)
@@ -138,7 +143,7 @@ def rebuild(model: VAE, picture: Tensor, seed: int = 0, label: str = "") -> Rebu
     elbos, kls = [], []
     model.eval()
     with seeded(seed):
-        for batch in batches(tiles, TILES, device_of(model), label):
+        for batch, _ in batches(tiles, TILES, device_of(model), label):
             inference = model.infer(batch, None)
             log_likelihood = model.likelihood.log_prob(batch, inference.parameters)
             kl = torch.stack([draw.kl.flatten(1).sum(1) for draw in inference.draws], dim=1)

@@ -7,6 +7,8 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from rrvqlib.data.gathered import Rows, gather, key_of
 from rrvqlib.data.reader import SUFFIXES, Picture, read_picture
@@ -47,13 +49,42 @@ def load_folder(place: Path, wanted: Wanted) -> Splits:
     for begins, counts in (("Left out", left_out), ("Not kept", Counter(found.told["changed"]))):
         if counts:
             description += f" {begins}: {_listed(counts)}."
+    labels, names = _classes(place, files)
     return Splits(
-        **found.images,
+        train=found.images["train"],
+        valid=found.images["valid"],
+        test=found.images["test"],
+        labels=labels,
+        class_names=names,
         name=f"folder:{place.name}",
         description=description,
         left_out=_listed(left_out),
         known_digest=found.digest,
     )
+
+
+def _classes(
+    place: Path, files: dict[str, list[Path]]
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Labels of each split, int64 (N,), and the names of the classes, which are folders.
+
+    They are the folders in PATH, or in its folders that are splits; nothing where an image lies
+    in none of them, or there is but one.
+    """
+    of_image = {}
+    inside = {folder.parts[-1] for folder in _split_folders(place).values()}
+    for split in SPLITS:
+        parts = [file.relative_to(place).parts[:-1] for file in files[split]]
+        of_image[split] = [p[1:2] if inside else p[:1] for p in parts]
+    names = sorted({name for of_split in of_image.values() for name in of_split})
+    if () in names or len(names) < 2:
+        return {}, ()
+    number = {name: n for n, name in enumerate(names)}
+    labels = {
+        split: torch.tensor([number[name] for name in of_split])
+        for split, of_split in of_image.items()
+    }
+    return labels, tuple(name for (name,) in names)
 
 
 def _key(place: Path, files: dict[str, list[Path]], shape: tuple[int, ...]) -> str:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import math
-import zipfile
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from rrvqlib.data.gathered import Rows, gather, key_of
+from rrvqlib.data.npz_file import (
+    checksums,
+    member_name,
+    pieces_of,
+    read_header,
+    read_headers,
+    reading,
+)
+from rrvqlib.data.registry import MAX_CLASSES
 from rrvqlib.data.splits import (
     SPLITS,
     Splits,
@@ -23,17 +28,18 @@ from rrvqlib.data.splits import (
 )
 from rrvqlib.errors import UserError
 
-PIECE = 2**24  # bytes read at a time
-
 
 def load_npz(place: Path, wanted: Wanted) -> Splits:
     """The uint8 arrays train_images, test_images and, if there is one, valid_images of a file.
 
     Without valid_images the last tenth of the training images is for validation: by their
     positions in the official set, where the file gives them as train_index, else by their order.
+    Labels are read where there are train_labels and test_labels (and valid_labels, if there are
+    valid_images).
 
     Args:
-        place: the file; its arrays are (N, H, W, c) or (N, c, H, W), c 3 or 1, or (N, H, W).
+        place: the file; its images are (N, H, W, c) or (N, c, H, W), c 3 or 1, or (N, H, W), its
+            labels whole numbers (N,) from 0.
         wanted: must be what is in the file.
 
     Raises:
@@ -51,14 +57,14 @@ def load_npz(place: Path, wanted: Wanted) -> Splits:
             raise UserError(f"{place} has one training image and no valid_images; add some")
         sizes["valid"] = tenth_of(count)
         if "train_index" in headers:
-            with _reading(place) as file:
+            with reading(place) as file:
                 index = file["train_index"]
             order, sizes["valid"] = _official_order(place, count, index)
         sizes["train"] = count - sizes["valid"]
 
     def fill(rows: Rows) -> dict[str, str]:
         at = 0
-        with _reading(place) as file:
+        with reading(place) as file:
             for split in SPLITS:
                 name = f"{split}_images"
                 if name not in headers:
@@ -70,14 +76,23 @@ def load_npz(place: Path, wanted: Wanted) -> Splits:
                 at += len(places)
         return {}
 
+    labels = _read_labels(place, headers)
+    if labels and order is not None:
+        labels["train"] = labels["train"][order]
+    if labels and "valid" not in labels:
+        both = labels["train"].split([sizes["train"], sizes["valid"]])
+        labels["train"], labels["valid"] = both
     shape = _as_nchw(place, "train_images", headers["train_images"]).shape[1:]
-    key = key_of("npz", shape, _checksums(place))
+    key = key_of("npz", shape, checksums(place))
     found = gather(wanted.decoded, key, sizes, shape, fill)
     return Splits(
-        **found.images,
+        train=found.images["train"],
+        valid=found.images["valid"],
+        test=found.images["test"],
         name=f"npz:{place.name}",
         description=f"The images of the file {place.name}; {how}.",
         known_digest=found.digest,
+        labels=labels,
     )
 
 
@@ -87,7 +102,7 @@ def check_npz(place: Path, wanted: Wanted) -> dict[str, np.ndarray]:
     Raises:
         UserError: where `load_npz` would, as far as the headers of the arrays show it.
     """
-    headers = _read_headers(place)
+    headers = read_headers(place)
     forms = {
         name.removesuffix("_images"): _as_nchw(place, name, array).shape[1::2]
         for name, array in headers.items()
@@ -110,83 +125,30 @@ def _check_forms(place: Path, forms: dict[str, tuple[int, ...]], wanted: Wanted)
     check_channels(str(place), channels, wanted)
 
 
-def _member(file: np.lib.npyio.NpzFile, name: str) -> str:
-    """What an array is called in the archive."""
-    assert file.zip is not None
-    return name if name in file.zip.namelist() else f"{name}.npy"
-
-
-def _read_header(member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Shape, whether the first index runs fastest, and type of an array whose values follow.
+def _read_labels(path: Path, headers: dict[str, np.ndarray]) -> dict[str, Tensor]:
+    """Split -> int64 (N,), where all splits of the file have labels; else nothing.
 
     Raises:
-        ValueError: it is none, or one of Python objects.
+        UserError: they are no whole numbers from 0, one for each image.
     """
-    version = np.lib.format.read_magic(member)
-    read = np.lib.format.read_array_header_1_0
-    if version != (1, 0):
-        read = np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read(member)
-    if dtype.hasobject:
-        raise ValueError("pickled objects")
-    return shape, fortran, dtype
-
-
-def _read_headers(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a file that the data set is made of, as zeros; the needed ones are there."""
-    headers = {}
-    with _reading(path) as file:
-        names = set(file.files)
-        for name in ("train_images", "valid_images", "test_images", "train_index"):
-            if name in names:
-                stored = file.zip.getinfo(_member(file, name))
-                with file.zip.open(stored) as member:
-                    shape, _, dtype = _read_header(member)
-                    if member.tell() + math.prod(shape) * dtype.itemsize > stored.file_size:
-                        raise EOFError(f"{name} ends early")
-                headers[name] = np.broadcast_to(np.zeros((), dtype), shape)
-    for name in ("train_images", "test_images"):
-        if name not in headers:
+    labels = {}
+    splits = [split for split in SPLITS if f"{split}_images" in headers]
+    if not all(f"{split}_labels" in headers for split in splits):
+        return labels
+    for split in splits:
+        name, count = f"{split}_labels", len(headers[f"{split}_images"])
+        there = headers[name]
+        if there.dtype.kind not in "iu" or there.shape != (count,):
             raise UserError(
-                f"{path} holds no array {name} (it holds: {', '.join(sorted(names)) or 'nothing'});"
-                " save uint8 arrays train_images and test_images, (N, H, W, 3)"
+                f"{name} of {path} is {there.dtype} {there.shape}; it must hold one whole number"
+                f" per image, ({count},)"
             )
-    return headers
-
-
-def _checksums(path: Path) -> list[tuple[str, int, int]]:
-    """Name, checksum and size of each part of a file, from the table at its end."""
-    with zipfile.ZipFile(path) as file:
-        return [(part.filename, part.CRC, part.file_size) for part in file.infolist()]
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
-    """The open file; whatever a damaged or strange one raises becomes a UserError."""
-    if not path.exists():
-        raise UserError(f"there is no file {path}; check the path after npz:")
-    try:
-        file = np.load(path, allow_pickle=False)
-        if isinstance(file, np.ndarray):
-            raise UserError(f"{path} is a single array; save named arrays with numpy.savez")
-        with file:
-            yield file
-    # What np.load raises on a damaged file depends on where the damage lies.
-    except (
-        EOFError,
-        MemoryError,
-        OSError,
-        RuntimeError,  # encrypted; and its kind NotImplementedError, unknown compression
-        ValueError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
-        # NumPy's own advice here is to unpickle the file.
-        reason = "it may hold pickled objects" if "pickle" in str(error) else error
-        raise UserError(
-            f"cannot read {path} ({reason}); it must be an undamaged NumPy .npz file of plain "
-            "arrays: copy it or make it again"
-        ) from error
+        with reading(path) as file:
+            values = file[name]
+        if values.min() < 0 or values.max() >= MAX_CLASSES:
+            raise UserError(f"{name} of {path} must be from 0 to {MAX_CLASSES - 1}; correct it")
+        labels[split] = torch.from_numpy(values.astype(np.int64))
+    return labels
 
 
 def _put_array(
@@ -204,13 +166,13 @@ def _put_array(
     from tqdm import tqdm
 
     assert file.zip is not None
-    with file.zip.open(_member(file, name)) as member:
-        shape, fortran, _ = _read_header(member)
+    with file.zip.open(member_name(file, name)) as member:
+        shape, fortran, _ = read_header(member)
         if fortran:  # an image is scattered over all of the array
             values = np.frombuffer(member.read(), np.uint8)
             pieces = [values.reshape(shape, order="F")]
         else:
-            pieces = _pieces(member, shape)
+            pieces = pieces_of(member, shape)
         done = 0
         title = f"reading {name.removesuffix('_images')}"
         with tqdm(total=shape[0], desc=title, unit="image", leave=False, disable=None) as bar:
@@ -218,19 +180,6 @@ def _put_array(
                 _put(rows, places[done : done + len(piece)], _as_nchw(path, name, piece))
                 done += len(piece)
                 bar.update(len(piece))
-
-
-def _pieces(member: IO[bytes], shape: tuple[int, ...]) -> Iterator[np.ndarray]:
-    """The values of a uint8 array of this shape, some megabytes at a time."""
-    image = math.prod(shape[1:])
-    at_once = max(1, PIECE // image)
-    for first in range(0, shape[0], at_once):
-        count = min(at_once, shape[0] - first)
-        data = member.read(count * image)
-        if len(data) < count * image:
-            raise EOFError("an array ends early")
-        yield np.frombuffer(data, np.uint8).reshape(count, *shape[1:])
-    member.read()  # the checksum is compared at the end
 
 
 def _put(rows: Rows, places: np.ndarray, images: np.ndarray) -> None:

@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+MAX_CLASSES = 100_000  # of a data set
+
 
 class DataSet(NamedTuple):
     """An entry of the table.
@@ -50,14 +52,14 @@ DATASETS: dict[str, DataSet] = {
     ),
     "mnist": DataSet(
         "MNIST's handwritten digits, grey, 28x28, downloaded (12 MB) when first used",
-        "rrvqlib.data.torchvision_sets:load_mnist",
-        "rrvqlib.data.torchvision_sets:check_28x28",
+        "rrvqlib.data.torchvision_grey:load_mnist",
+        "rrvqlib.data.torchvision_grey:check_28x28",
         channels=1,
     ),
     "fashion-mnist": DataSet(
         "Fashion-MNIST's articles of clothing, grey, 28x28, downloaded (30 MB) when first used",
-        "rrvqlib.data.torchvision_sets:load_fashion_mnist",
-        "rrvqlib.data.torchvision_sets:check_28x28",
+        "rrvqlib.data.torchvision_grey:load_fashion_mnist",
+        "rrvqlib.data.torchvision_grey:check_28x28",
         channels=1,
     ),
     "folder:PATH": DataSet(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -41,6 +41,8 @@ class Splits:
     description: str  # one sentence: what the images are, how they were split
     left_out: str = ""  # what lies there and is in no split, such as "2 x .csv file"
     known_digest: str = ""  # `digest`, where it need not be computed
+    labels: dict[str, Tensor] = field(default_factory=dict)  # split -> int64 (N,), if known
+    class_names: tuple[str, ...] = ()  # what label 0 stands for, label 1, ...
 
     @property
     def image_size(self) -> int:
@@ -122,3 +124,9 @@ def last_tenth(images: Tensor) -> tuple[Tensor, Tensor]:
     """Training images (N, c, H, W) in official order -> the first nine tenths, the last tenth."""
     count = tenth_of(len(images))
     return images[:-count], images[-count:]
+
+
+def official_labels(train: Tensor, test: Tensor) -> dict[str, Tensor]:
+    """Labels (N,) of official sets, of which the training images lose their last tenth."""
+    train, valid = last_tenth(train.long())
+    return {"train": train, "valid": valid, "test": test.long()}

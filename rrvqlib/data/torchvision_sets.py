@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from rrvqlib.data.fetching import fetching
 from rrvqlib.data.gathered import Gathered, Rows, gather, mapped
-from rrvqlib.data.splits import SPLITS, Splits, Wanted, check_image_size, last_tenth
+from rrvqlib.data.splits import (
+    SPLITS,
+    Splits,
+    Wanted,
+    check_image_size,
+    last_tenth,
+    official_labels,
+)
 from rrvqlib.errors import UserError
 
 CIFAR10_FOLDER = "cifar-10-batches-bin"
@@ -24,6 +29,10 @@ CIFAR10_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
 CIFAR10_BATCH_SIZE = 10_000  # images in a file
 CIFAR10_TRAIN = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
 CIFAR10_TEST = "test_batch.bin"
+CIFAR10_CLASSES = (
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
+)
 
 
 def check_32x32(place: Path, wanted: Wanted) -> None:
@@ -46,25 +55,29 @@ def load_cifar10(place: Path, wanted: Wanted) -> Splits:
     # The same images are published as plain bytes.
     folder = place / CIFAR10_FOLDER
     if not all((folder / file).is_file() for file in (*CIFAR10_TRAIN, CIFAR10_TEST)):
-        with _fetching("CIFAR-10", place, CIFAR10_ARCHIVE):
+        with fetching("CIFAR-10", place, CIFAR10_ARCHIVE):
             from rrvqlib.data.torchvision_import import torchvision
 
             # A type checker takes `torchvision.datasets.utils` for a function.
             utils = import_module(".utils", torchvision.datasets.__name__)
             utils.download_and_extract_archive(CIFAR10_URL, place, md5=CIFAR10_MD5)
-    train, valid = last_tenth(torch.cat([_read_cifar10(folder / f) for f in CIFAR10_TRAIN]))
+    read = [_read_cifar10(folder / file) for file in (*CIFAR10_TRAIN, CIFAR10_TEST)]
+    images, labels = zip(*read, strict=True)
+    train, valid = last_tenth(torch.cat(images[:-1]))
     return Splits(
         train=train,
         valid=valid,
-        test=_read_cifar10(folder / CIFAR10_TEST),
+        test=images[-1],
+        labels=official_labels(torch.cat(labels[:-1]), labels[-1]),
+        class_names=CIFAR10_CLASSES,
         name="cifar10",
         description="CIFAR-10; validation images are the last 5,000 training images in official "
         "order.",
     )
 
 
-def _read_cifar10(path: Path) -> Tensor:
-    """A file of records, one label byte and 3 x 32 x 32 pixel bytes each -> (N, 3, 32, 32)."""
+def _read_cifar10(path: Path) -> tuple[Tensor, Tensor]:
+    """A file of records, a label byte and 3 x 32 x 32 pixel bytes each -> images, labels (N,)."""
     try:
         records = np.fromfile(path, dtype=np.uint8)
     except OSError as error:
@@ -75,8 +88,8 @@ def _read_cifar10(path: Path) -> Tensor:
             f"{path} has {len(records)} bytes, not {expected}; remove the folder {path.parent} "
             "and run again"
         )
-    pixels = records.reshape(CIFAR10_BATCH_SIZE, -1)[:, 1:]
-    return torch.from_numpy(pixels.reshape(-1, 3, 32, 32).copy())
+    records = torch.from_numpy(records.reshape(CIFAR10_BATCH_SIZE, -1))
+    return records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0]
 
 
 def load_svhn(place: Path, wanted: Wanted) -> Splits:
@@ -90,18 +103,21 @@ def load_svhn(place: Path, wanted: Wanted) -> Splits:
         UserError: another size, no scipy, no download, or a damaged file.
     """
     check_image_size("svhn", 32, wanted)
-    images = {}
+    images, labels = {}, {}
     for split in ("train", "test"):
-        with _fetching("SVHN", place, "train_32x32.mat and test_32x32.mat"):
+        with fetching("SVHN", place, "train_32x32.mat and test_32x32.mat"):
             from rrvqlib.data.torchvision_import import torchvision
 
             svhn = torchvision.datasets.SVHN(place, split, download=True)
         images[split] = torch.from_numpy(np.ascontiguousarray(svhn.data))
+        labels[split] = torch.from_numpy(np.asarray(svhn.labels))
     train, valid = last_tenth(images["train"])
     return Splits(
         train=train,
         valid=valid,
         test=images["test"],
+        labels=official_labels(labels["train"], labels["test"]),
+        class_names=tuple("0123456789"),
         name="svhn",
         description="Cropped digits of SVHN without its extra images; validation images are the "
         "last tenth of the training images in official order.",
@@ -134,7 +150,9 @@ def load_celeba(place: Path, wanted: Wanted) -> Splits:
     folder = wanted.decoded or place / "decoded"
     found = mapped(folder, CELEBA_KEY) or _decode_celeba(place, folder)
     return Splits(
-        **found.images,
+        train=found.images["train"],
+        valid=found.images["valid"],
+        test=found.images["test"],
         name="celeba",
         description="CelebA faces, cut out and resized to 64x64, in the official partition.",
         known_digest=found.digest,
@@ -146,10 +164,10 @@ def _decode_celeba(place: Path, folder: Path) -> Gathered:
     from tqdm import tqdm
 
     size = (CELEBA_SIZE, CELEBA_SIZE)
-    fetching = partial(
-        _fetching, "CelebA", place, "the folder celeba (img_align_celeba and the .txt lists)"
+    fetching_celeba = partial(
+        fetching, "CelebA", place, "the folder celeba (img_align_celeba and the .txt lists)"
     )
-    with fetching():
+    with fetching_celeba():
         from PIL import Image
 
         from rrvqlib.data.torchvision_import import torchvision
@@ -170,7 +188,7 @@ def _decode_celeba(place: Path, folder: Path) -> Gathered:
         for split, images in faces.items():
             bar = tqdm(range(len(images)), desc=f"CelebA {split}", unit="image", disable=None)
             for index in bar:
-                with fetching():
+                with fetching_celeba():
                     face = images[index][0]
                 rows.put(at, face[None])
                 at += 1
@@ -178,102 +196,3 @@ def _decode_celeba(place: Path, folder: Path) -> Gathered:
 
     sizes = {split: len(images) for split, images in faces.items()}
     return gather(folder, CELEBA_KEY, sizes, (3, *size), fill, in_memory=0)
-
-
-MNIST_FILES = {"train": "train-images-idx3-ubyte", "test": "t10k-images-idx3-ubyte"}
-MNIST_SIZE, MNIST_MAGIC = 28, 0x0803  # side in pixels; the first four bytes: bytes, in 3 dimensions
-
-
-def check_28x28(place: Path, wanted: Wanted) -> None:
-    """Raise UserError where MNIST and Fashion-MNIST do not come in a size."""
-    check_image_size("mnist and fashion-mnist", MNIST_SIZE, wanted)
-
-
-def load_mnist(place: Path, wanted: Wanted) -> Splits:
-    """Handwritten digits, 54,000, 6,000 and 10,000 grey images of 28x28.
-
-    Args:
-        place: folder that the download is kept in; made if there is none.
-        wanted: image_size is 28 or None.
-
-    Raises:
-        UserError: another size, no download, or a damaged file.
-    """
-    return _load_grey("mnist", "MNIST", place, wanted)
-
-
-def load_fashion_mnist(place: Path, wanted: Wanted) -> Splits:
-    """Articles of clothing, 54,000, 6,000 and 10,000 grey images of 28x28.
-
-    Args: as `load_mnist`, and what it raises, too.
-    """
-    return _load_grey("fashion-mnist", "FashionMNIST", place, wanted)
-
-
-def _load_grey(name: str, kind: str, place: Path, wanted: Wanted) -> Splits:
-    """A data set in MNIST's format, where torchvision's class of the name `kind` keeps it."""
-    check_28x28(place, wanted)
-    folder = place / kind / "raw"
-    # Not torchvision's class itself: it unpickles what an older version may have left there.
-    if not all((folder / file).is_file() for file in MNIST_FILES.values()):
-        archives = " and ".join(f"{file}.gz" for file in MNIST_FILES.values())
-        with _fetching(kind, folder, archives):
-            from rrvqlib.data.torchvision_import import torchvision
-
-            published = getattr(torchvision.datasets, kind)
-            utils = import_module(".utils", torchvision.datasets.__name__)
-            for archive, md5 in published.resources:
-                if archive.removesuffix(".gz") in MNIST_FILES.values():
-                    _fetch_from_any(utils, published.mirrors, folder, archive, md5)
-    train, valid = last_tenth(_read_idx(folder / MNIST_FILES["train"]))
-    return Splits(
-        train=train,
-        valid=valid,
-        test=_read_idx(folder / MNIST_FILES["test"]),
-        name=name,
-        description=f"{kind}; validation images are the last tenth of the training images in "
-        "official order.",
-    )
-
-
-def _fetch_from_any(
-    utils: ModuleType, mirrors: Sequence[str], folder: Path, archive: str, md5: str
-) -> None:
-    """Download an archive and unpack it, from the first of several addresses that has it."""
-    for mirror in mirrors:
-        try:
-            utils.download_and_extract_archive(f"{mirror}{archive}", folder, md5=md5)
-            return
-        except OSError:  # with the error of urllib among its kinds
-            if mirror == mirrors[-1]:
-                raise
-
-
-def _read_idx(path: Path) -> Tensor:
-    """A file of MNIST's format, four numbers of four bytes and the pixels -> (N, 1, 28, 28)."""
-    try:
-        data = np.fromfile(path, dtype=np.uint8)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error}); download it again") from error
-    side = MNIST_SIZE
-    magic, count, *sides = data[:16].view(">i4").tolist() if len(data) >= 16 else (0, 0)
-    if magic != MNIST_MAGIC or sides != [side, side] or len(data) != 16 + count * side**2:
-        raise UserError(f"{path} is damaged; remove it and run again")
-    return torch.from_numpy(data[16:].reshape(count, 1, side, side))
-
-
-@contextmanager
-def _fetching(name: str, data_dir: Path, files: str) -> Iterator[None]:
-    """Turn whatever goes wrong while torchvision fetches and reads a data set into a UserError."""
-    try:
-        yield
-    except ImportError as error:
-        module = error.name or "torchvision"
-        raise UserError(f"{name} needs {module}; run: pip install {module}") from error
-    # No network, no such host, a broken archive, no room, no right to write, a page in place of
-    # a file: there are too many kinds to list, and the remedy is the same.
-    except Exception as error:
-        raise UserError(
-            f"{name} is not complete in {data_dir} and could not be downloaded ({error}); "
-            f"put {files} there, or use photos, which needs no download, or npz:PATH"
-        ) from error

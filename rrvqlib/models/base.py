@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from numbers import Real
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,11 +13,17 @@ import torch
 from huggingface_hub import PyTorchModelHubMixin, snapshot_download
 from torch import Tensor, nn
 
-from rrvqlib.data.pixels import check_pixels
 from rrvqlib.errors import UserError
 from rrvqlib.files import writing
 from rrvqlib.latents.base import Latent, LatentDraw
 from rrvqlib.likelihoods.base import Likelihood
+from rrvqlib.models.checks import (
+    check_draws,
+    check_input,
+    check_labels,
+    check_precision,
+    check_range,
+)
 from rrvqlib.models.saved import FILES, as_folder, load_model, save_model
 from rrvqlib.nets.initialisation import data_dependent_init
 from rrvqlib.numerics import total, true_float32
@@ -68,12 +72,24 @@ class VAE(nn.Module, PyTorchModelHubMixin, ABC):
         """Of all layers, l = 1 first."""
 
     @abstractmethod
-    def infer(self, images: Tensor, temperature: Tensor | None) -> Inference:
-        """Draw every layer from its posterior; relaxed at `temperature`, truly when None."""
+    def infer(
+        self, images: Tensor, temperature: Tensor | None, labels: Tensor | None = None
+    ) -> Inference:
+        """Draw every layer from its posterior.
+
+        Args:
+            images: uint8 (B, c, S, S).
+            temperature: of relaxed draws; None for true ones.
+            labels: int64 (B,), the class of each image, of a model with classes.
+        """
 
     @abstractmethod
     def decode_prior(
-        self, batch: int, temperature: float = 1.0, keep: Sequence[Tensor] = ()
+        self,
+        batch: int,
+        temperature: float = 1.0,
+        keep: Sequence[Tensor] = (),
+        labels: Tensor | None = None,
     ) -> Tensor:
         """Draw every layer from its prior and decode.
 
@@ -82,13 +98,14 @@ class VAE(nn.Module, PyTorchModelHubMixin, ABC):
             temperature: of the prior; 0 takes its mode.
             keep: code vectors (B, D, H, W) of the topmost layers, topmost last as everywhere:
                 these layers are not drawn.
+            labels: int64 (B,), the class of each image, of a model with classes.
 
         Returns:
             Parameters of the likelihood, (B, P, S, S).
         """
 
     @abstractmethod
-    def fit_codebooks(self, images: Tensor) -> None:
+    def fit_codebooks(self, images: Tensor, labels: Tensor | None = None) -> None:
         """Set codebooks from the posteriors of uint8 images, one layer after the other."""
 
     def stage_for(self, settings: ModelSettings) -> VAE:
@@ -102,23 +119,28 @@ class VAE(nn.Module, PyTorchModelHubMixin, ABC):
 
     # What all kinds do with it.
 
-    def forward(self, images: Tensor, temperature: Tensor | None = None) -> ElboTerms:
+    def forward(
+        self, images: Tensor, temperature: Tensor | None = None, labels: Tensor | None = None
+    ) -> ElboTerms:
         """The terms of the ELBO, Eq. (5); in training, those of the model's objective.
 
         Args:
             images: uint8, (B, c, S, S); c is 3, or 1 of a model of grey images.
             temperature: of relaxed samples while training; None for categorical ones.
+            labels: int64 (B,), the class of each image, of a model with classes; log p(x) is then
+                log p(x | class).
 
         Returns:
             See `ElboTerms`; with categorical samples it holds `log_ratio` too.
 
         Raises:
-            UserError: the images are of another kind or size, or the weights not float32.
+            UserError: the images are of another kind or size, the weights not float32, or there
+                are no labels where the model has classes, or the other way round.
         """
-        self._check_input(images)
+        check_input(self, images, labels)
         if temperature is not None and self.training_terms:
             return self.training_terms(self, images)
-        inference = self.infer(images, temperature)
+        inference = self.infer(images, temperature, labels)
         draws = inference.draws
         ratios = [draw.log_ratio for draw in draws if draw.log_ratio is not None]
         losses = [draw.vq_loss for draw in draws if draw.vq_loss is not None]
@@ -133,46 +155,42 @@ class VAE(nn.Module, PyTorchModelHubMixin, ABC):
 
     @true_float32()
     @torch.no_grad()
-    def sample(self, n: int, temperature: float = 1.0) -> Tensor:
+    def sample(self, n: int, temperature: float = 1.0, labels: Tensor | None = None) -> Tensor:
         """n images from the prior, as the likelihood's means: (n, c, S, S) in (-1/2, 1/2).
 
+        Args:
+            n: how many.
+            temperature: of the prior; 0 takes its mode.
+            labels: int64 (n,), their classes; left out, a model with classes draws them evenly.
+
         Raises:
-            UserError: n is no whole number from 1, or the temperature none from 0.
+            UserError: n is no whole number from 1, the temperature none from 0, or a label no class
+                of the model.
         """
-        if not isinstance(n, int) or isinstance(n, bool) or n < 1:
-            raise UserError(f"{n!r} samples: must be a whole number, at least 1")
-        if isinstance(temperature, Tensor) and temperature.ndim == 0:
-            temperature = temperature.item()
-        is_number = isinstance(temperature, Real) and not isinstance(temperature, bool)
-        if not is_number or not 0 <= temperature < math.inf:
-            raise UserError(f"temperature {temperature!r}: must be a number, 0 or more, and finite")
-        self._check_precision()
-        return self.likelihood.mean(self.decode_prior(n, temperature))
+        temperature = check_draws(n, temperature)
+        check_precision(self)
+        if labels is None and self.settings.classes:
+            device = next(self.parameters()).device
+            labels = torch.randint(self.settings.classes, (n,), device=device)
+        check_labels(self.settings.classes, labels, n)
+        check_range(self.settings.classes, labels)
+        return self.likelihood.mean(self.decode_prior(n, temperature, labels=labels))
 
     @true_float32()
     @torch.no_grad()
-    def reconstruct(self, images: Tensor) -> Tensor:
+    def reconstruct(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """Likelihood means given codes drawn from the posterior: uint8 (B, c, S, S) -> reals.
 
+        Args:
+            images: see the model itself.
+            labels: int64 (B,), of a model with classes.
+
         Raises:
-            UserError: as the model itself.
+            UserError: as the model itself; or a label is no class of the model.
         """
-        self._check_input(images)
-        return self.likelihood.mean(self.infer(images, None).parameters)
-
-    def _check_input(self, images: Tensor) -> None:
-        check_pixels(images, self.settings.image_size, self.settings.image_channels)
-        self._check_precision()
-
-    def _check_precision(self) -> None:
-        """Weights are float32; autocast computes in less where less will do."""
-        kind = next(self.parameters()).dtype
-        if kind != torch.float32:
-            name = str(kind).removeprefix("torch.")
-            raise UserError(
-                f"the model's weights are {name}; call model.float(), and use torch.autocast where"
-                " speed is wanted"
-            )
+        check_input(self, images, labels)
+        check_range(self.settings.classes, labels)
+        return self.likelihood.mean(self.infer(images, None, labels).parameters)
 
     def fast_parameters(self) -> Iterator[nn.Parameter]:
         """Those that learn at the codebooks' rate."""
@@ -182,19 +200,23 @@ class VAE(nn.Module, PyTorchModelHubMixin, ABC):
 
     @true_float32()
     @torch.no_grad()
-    def initialise(self, images: Tensor) -> None:
+    def initialise(self, images: Tensor, labels: Tensor | None = None) -> None:
         """Set gains and biases from a batch of uint8 images, then codebooks where asked.
+
+        Args:
+            images: see the model itself.
+            labels: int64 (B,), of a model with classes.
 
         Raises:
             UserError: as the model itself.
         """
-        self._check_input(images)
+        check_input(self, images, labels)
         one = torch.ones((), device=images.device)
         was_training = self.training
         self.eval()  # moving averages wait for the first training step
-        data_dependent_init(self.trainable, lambda: self.infer(images, one))
+        data_dependent_init(self.trainable, lambda: self.infer(images, one, labels))
         if self.settings.latent.starts_from_features:
-            self.fit_codebooks(images)
+            self.fit_codebooks(images, labels)
         self.train(was_training)
 
     # Saving and loading, for huggingface_hub.

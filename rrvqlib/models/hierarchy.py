@@ -44,7 +44,9 @@ class HierarchicalVAE(VAE):
                 )
             )
         outputs = self.likelihood.parameter_channels
-        self.decoder = TopDown(layers, settings.image_size, pyramid, C, outputs, scale)
+        self.decoder = TopDown(
+            layers, settings.image_size, pyramid, C, outputs, scale, settings.classes
+        )
 
     @property
     def layers(self) -> list[TopDownLayer]:
@@ -58,34 +60,40 @@ class HierarchicalVAE(VAE):
     # Four walks through the same layers, top first. They differ in where a layer's code vectors
     # come from: the posterior, the prior or the caller; the last sets the codebook before it draws.
 
-    def infer(self, images: Tensor, temperature: Tensor | None) -> Inference:
+    def infer(
+        self, images: Tensor, temperature: Tensor | None, labels: Tensor | None = None
+    ) -> Inference:
         features = self.encoder(pixels_to_reals(images))  # l = 1 first
-        state, draws = self.decoder.top(len(images)), []
+        state, draws = self.decoder.top(len(images), labels), []
         for layer, feature in zip(reversed(self.layers), reversed(features), strict=True):
             state, draw = layer(feature, state, temperature)
             draws.append(draw)
         return Inference(self.decoder.head(state), draws[::-1])
 
     def decode_prior(
-        self, batch: int, temperature: float = 1.0, keep: Sequence[Tensor] = ()
+        self,
+        batch: int,
+        temperature: float = 1.0,
+        keep: Sequence[Tensor] = (),
+        labels: Tensor | None = None,
     ) -> Tensor:
-        state, kept = self.decoder.top(batch), list(keep)
+        state, kept = self.decoder.top(batch, labels), list(keep)
         for layer in reversed(self.layers):
             prior = layer.prior(state)
             vectors = kept.pop() if kept else layer.latent.sample(prior, temperature)
             state = layer.decode(state, vectors)
         return self.decoder.head(state)
 
-    def decode(self, vectors: Sequence[Tensor]) -> Tensor:
+    def decode(self, vectors: Sequence[Tensor], labels: Tensor | None = None) -> Tensor:
         """Code vectors (B, D, H, W) of all layers, l = 1 first -> the likelihood's parameters."""
-        state = self.decoder.top(len(vectors[0]))
+        state = self.decoder.top(len(vectors[0]), labels)
         for layer, vector in zip(reversed(self.layers), reversed(vectors), strict=True):
             state = layer.decode(state, vector)
         return self.decoder.head(state)
 
-    def fit_codebooks(self, images: Tensor) -> None:
+    def fit_codebooks(self, images: Tensor, labels: Tensor | None = None) -> None:
         features = self.encoder(pixels_to_reals(images))
-        state, one = self.decoder.top(len(images)), torch.ones((), device=images.device)
+        state, one = self.decoder.top(len(images), labels), torch.ones((), device=images.device)
         for layer, feature in zip(reversed(self.layers), reversed(features), strict=True):
             layer.latent.start_from(layer.posterior(feature, state))
             state, _ = layer(feature, state, one)

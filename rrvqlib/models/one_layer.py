@@ -56,15 +56,21 @@ class OneLayerVAE(VAE):
         (vector,) = vectors
         return self.decoder(vector)
 
-    def infer(self, images: Tensor, temperature: Tensor | None) -> Inference:
+    def infer(
+        self, images: Tensor, temperature: Tensor | None, labels: Tensor | None = None
+    ) -> Inference:
         draw = self.latent.draw(self.encode(images), self.prior(len(images)), temperature)
         return Inference(self.decoder(draw.vectors), [draw])
 
     def decode_prior(
-        self, batch: int, temperature: float = 1.0, keep: Sequence[Tensor] = ()
+        self,
+        batch: int,
+        temperature: float = 1.0,
+        keep: Sequence[Tensor] = (),
+        labels: Tensor | None = None,
     ) -> Tensor:
         vectors = keep[0] if keep else self.latent.sample(self.prior(batch), temperature)
         return self.decoder(vectors)
 
-    def fit_codebooks(self, images: Tensor) -> None:
+    def fit_codebooks(self, images: Tensor, labels: Tensor | None = None) -> None:
         self.latent.start_from(self.encode(images))

@@ -109,6 +109,7 @@ class TopDown(nn.Module):
         channels: C.
         outputs: P, parameter channels of the likelihood.
         init_scale: see `ResidualBlock`.
+        classes: learnt vectors above the top layer, one for each class; 0 is one for all images.
     """
 
     def __init__(
@@ -119,15 +120,22 @@ class TopDown(nn.Module):
         channels: int,
         outputs: int,
         init_scale: float,
+        classes: int,
     ):
         super().__init__()
         self.layers = nn.ModuleList(layers)
-        self.top_vector = nn.Parameter(torch.zeros(1, channels, 1, 1))  # d_{L+1}
+        self.top_vector = nn.Parameter(torch.zeros(classes or 1, channels, 1, 1))  # d_{L+1}
         self.top_grid = pyramid[-1]
         self.head = head(image_size, pyramid[0], channels, outputs, init_scale)
 
-    def top(self, batch: int) -> Tensor:
-        """The state above the top layer: the learnt vector tiled over its grid, (B, C, h, w)."""
-        state = self.top_vector.expand(batch, -1, self.top_grid, self.top_grid)
+    def top(self, batch: int, labels: Tensor | None = None) -> Tensor:
+        """The state above the top layer: the learnt vector tiled over its grid, (B, C, h, w).
+
+        Args:
+            batch: B.
+            labels: int64 (B,), the class of each image, by which its vector is chosen.
+        """
+        vector = self.top_vector if labels is None else self.top_vector[labels]
+        state = vector.expand(batch, -1, self.top_grid, self.top_grid)
         # An expanded vector has no layout of its own, and the whole chain follows the first state.
         return state.contiguous(memory_format=torch.channels_last)

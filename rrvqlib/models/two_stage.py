@@ -57,7 +57,9 @@ class TwoStageVAE(VAE):
         self.first.eval()
         return self
 
-    def infer(self, images: Tensor, temperature: Tensor | None) -> Inference:
+    def infer(
+        self, images: Tensor, temperature: Tensor | None, labels: Tensor | None = None
+    ) -> Inference:
         first = self.infer_first(images)
         latents = only(DiscreteLatent, self.first.latents)
         return Inference(first.parameters, self.code_prior(first.draws, latents, temperature))
@@ -68,7 +70,11 @@ class TwoStageVAE(VAE):
         return self.first.infer(images, None)
 
     def decode_prior(
-        self, batch: int, temperature: float = 1.0, keep: Sequence[Tensor] = ()
+        self,
+        batch: int,
+        temperature: float = 1.0,
+        keep: Sequence[Tensor] = (),
+        labels: Tensor | None = None,
     ) -> Tensor:
         latents = only(DiscreteLatent, self.first.latents)
         own = only(DiscreteLatent, self.latents)
@@ -78,5 +84,5 @@ class TwoStageVAE(VAE):
         vectors = [latent.lookup(z) for latent, z in zip(latents, codes, strict=True)]
         return self.first.decode_prior(batch, temperature, vectors)
 
-    def fit_codebooks(self, images: Tensor) -> None:
+    def fit_codebooks(self, images: Tensor, labels: Tensor | None = None) -> None:
         self.code_prior.fit_codebooks(self.infer_first(images).draws)

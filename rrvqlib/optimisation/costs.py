@@ -158,7 +158,10 @@ def forward(model: VAE, n: int, device: torch.device | str) -> torch.Tensor:
     images = torch.zeros(
         n, model.settings.image_channels, side, side, dtype=torch.uint8, device=device
     )
-    return training_loss(model(images, torch.ones((), device=device)))
+    labels = None
+    if model.settings.classes:
+        labels = torch.zeros(n, dtype=torch.int64, device=device)
+    return training_loss(model(images, torch.ones((), device=device), labels))
 
 
 class CountFlops(TorchDispatchMode):

@@ -23,10 +23,11 @@ RESERVE_FACTOR, RESERVE_FLOOR = 1.3, 2.0
 def evaluation(run: Trainer) -> dict[str, Any]:
     """A line of `metrics.jsonl`: validation score and what the steps since the last one saw."""
     settings, progress = run.settings, run.progress
-    images = run.splits.valid[: settings.evaluation.eval_images or None]
+    some, labels = slice(settings.evaluation.eval_images or None), run.splits.labels.get("valid")
+    images, labels = run.splits.valid[some], None if labels is None else labels[some]
     size, seed = records.eval_batch(settings), settings.optimisation.seed
     with run.uncompiled():
-        valid = score(run.evaluated, images, size, seed)
+        valid = score(run.evaluated, images, size, seed, labels=labels)
     seen = run.compute.statistics.read()
     return {
         "step": progress.step,
@@ -50,11 +51,12 @@ def evaluation(run: Trainer) -> dict[str, Any]:
 def finishing_seconds(run: Trainer) -> float:
     """How long scores and pictures will take, measured on a batch."""
     size = min(records.eval_batch(run.settings), len(run.splits.train))
-    images, seconds = run.splits.train[:size], []
+    images, labels, seconds = run.splits.train[:size], run.splits.labels.get("train"), []
+    labels = None if labels is None else labels[:size]
     with run.uncompiled():
         for _ in range(3):  # the first one warms up
             started = time.perf_counter()
-            score(run.evaluated, images, size)
+            score(run.evaluated, images, size, labels=labels)
             seconds.append(time.perf_counter() - started)
     expected = min(seconds) / size * records.forward_passes(run.splits, run.settings)
     return RESERVE_FACTOR * expected + RESERVE_FLOOR
@@ -81,7 +83,13 @@ def finish(run: Trainer, label: str = "", *, complete: bool = True) -> dict[str,
     save_model(model, run.out, settings.machine.weights_dtype, settings.machine.shard_mb)
     with run.uncompiled():
         results = records.final_results(model, run.splits, settings, label, complete=complete)
-        pictures.write_run_pictures(model, run.splits.test, run.out, settings.optimisation.seed)
+        pictures.write_run_pictures(
+            model,
+            run.splits.test,
+            run.out,
+            settings.optimisation.seed,
+            run.splits.labels.get("test"),
+        )
     run.progress.seconds = run.clock.spent
     describe(run)
     write_json(run.out / "results.json", results)  # last: it says that the run has a score

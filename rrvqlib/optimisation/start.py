@@ -17,12 +17,15 @@ from rrvqlib.settings.run import RunSettings
 INIT_IMAGES = 256  # of the batch that data-dependent initialisation sees
 
 
-def first_model(settings: RunSettings, images: Tensor, *, resumed: bool) -> VAE:
+def first_model(
+    settings: RunSettings, images: Tensor, labels: Tensor | None = None, *, resumed: bool
+) -> VAE:
     """A model as it is before the first step, the same in every process.
 
     Args:
         settings: of the run.
         images: all training images, uint8 (N, c, S, S), on the device of the run.
+        labels: int64 (N,), their classes, where the model has classes.
         resumed: its weights are going to be replaced by a checkpoint's.
 
     Raises:
@@ -37,7 +40,10 @@ def first_model(settings: RunSettings, images: Tensor, *, resumed: bool) -> VAE:
         load_weights(model, start_from)
     if settings.model.second_stage.kind != "none" or not start_from:
         first = epoch_order(seed, 0, len(images))[:INIT_IMAGES].to(images.device)
-        model.initialise(images[first].contiguous(memory_format=layout(settings.machine)))
+        model.initialise(
+            images[first].contiguous(memory_format=layout(settings.machine)),
+            None if labels is None else labels[first],
+        )
     return model
 
 

@@ -34,6 +34,7 @@ class Step:
     Args:
         model: learns; its parameters become views of one vector.
         images: all training images, uint8 (N, c, S, S), on the model's device.
+        labels: int64 (N,), their classes, there too; None where the model has none.
         settings: of the run.
         rank, processes: which share of a step's images is this process's.
         bf16: whether networks compute in bfloat16 (autocast).
@@ -50,12 +51,14 @@ class Step:
         rank: int = 0,
         processes: int = 1,
         *,
+        labels: Tensor | None = None,
         bf16: bool = False,
         batch_weights: bool | None = None,
         all_mean: Callable[[Tensor], Tensor] = lambda values: values,
     ):
         self.settings, self.parts = settings.optimisation, settings.machine.grad_accumulation
-        self.images, self.all_mean, self.bf16 = images, all_mean, bf16
+        self.images, self.labels = images, labels
+        self.all_mean, self.bf16 = all_mean, bf16
         self.device = images.device
         self.rank, self.processes = rank, processes
         self.layout = layout(settings.machine)
@@ -113,11 +116,16 @@ class Step:
         self.move_average(wanted)
         self.statistics.note(loss, norm, largest_kl, wanted)
 
-    def micro_batches(self) -> list[Tensor]:
-        """This process's uint8 images of the step, in `grad_accumulation` parts."""
+    def micro_batches(self) -> list[tuple[Tensor, Tensor | None]]:
+        """This process's uint8 images of the step and labels, in `grad_accumulation` parts."""
         indices = self.order.indices().chunk(self.processes)[self.rank]
-        parts = indices.chunk(self.parts)
-        return [self.images[part].contiguous(memory_format=self.layout) for part in parts]
+        return [
+            (
+                self.images[part].contiguous(memory_format=self.layout),
+                None if self.labels is None else self.labels[part],
+            )
+            for part in indices.chunk(self.parts)
+        ]
 
     def backward(self) -> tuple[Tensor, Tensor]:
         """Forward and backward; the loss in bits per dim, and the largest KL of a layer in nats.
@@ -126,12 +134,12 @@ class Step:
         """
         settings, parts = self.settings, self.micro_batches()
         losses, kls = [], []
-        for number, images in enumerate(parts, start=1):
+        for number, (images, labels) in enumerate(parts, start=1):
             is_last = number == len(parts)
             with nullcontext() if is_last or not self.shared else self.shared.no_sync():
                 precision = half_precision(self.device) if self.bf16 else nullcontext()
                 with precision, self.batched():
-                    terms = (self.shared or self.model)(images, self.dials.temperature)
+                    terms = (self.shared or self.model)(images, self.dials.temperature, labels)
                 nats = training_loss(
                     terms,
                     self.dials.kl_weight,

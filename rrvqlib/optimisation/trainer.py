@@ -27,6 +27,7 @@ from rrvqlib.optimisation.start import check_processes, first_model
 from rrvqlib.optimisation.state import Progress, resume, state_of
 from rrvqlib.optimisation.step import Step
 from rrvqlib.runs.checkpoint import CHECKPOINT, save_state
+from rrvqlib.runs.folder import with_classes
 from rrvqlib.settings.run import RunSettings
 
 
@@ -55,7 +56,8 @@ class Trainer:
         started: float | None = None,
         watch: Callable[[Trainer, dict[str, Any]], None] | None = None,
     ):
-        self.settings, self.splits, self.out, self.name = settings, splits, out, name
+        self.settings, self.out, self.name = settings, out, name
+        self.splits = splits = with_classes(splits, settings.model.classes)
         self.watch = watch
         schedule = settings.schedule
         self.clock = Clock(schedule.steps, schedule.seconds, started or time.perf_counter())
@@ -64,13 +66,16 @@ class Trainer:
         check_processes(settings, self.processes.count)
         self.progress = Progress()
         images = splits.train.to(self.device)
-        self.model = first_model(settings, images, resumed=resumed)
+        labels = splits.labels.get("train")
+        labels = None if labels is None else labels.to(self.device)
+        self.model = first_model(settings, images, labels, resumed=resumed)
         self.compute = Step(
             self.model,
             images,
             settings,
             self.processes.rank,
             self.processes.count,
+            labels=labels,
             bf16=uses_bf16(settings.machine.precision, self.device),
             all_mean=self.processes.mean,
         )

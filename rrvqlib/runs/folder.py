@@ -67,12 +67,17 @@ def find_dataset(args: argparse.Namespace) -> tuple[str, str, RunSettings | None
     return settings.data.dataset, args.data_dir or settings.data.data_dir, settings
 
 
-def open_images(args: argparse.Namespace, model: VAE) -> tuple[torch.Tensor, str]:
-    """uint8 images of the split that was asked for, and what they are."""
+def open_images(
+    args: argparse.Namespace, model: VAE
+) -> tuple[torch.Tensor, torch.Tensor | None, str]:
+    """uint8 images of the split that was asked for, their labels, and what they are.
+
+    Labels are those of a model with classes; None for others.
+    """
     shape = model.settings.image_size, model.settings.image_channels
     dataset, data_dir, settings = find_dataset(args)
     if settings is None:
-        splits = load(dataset, data_dir, *shape)
+        splits = with_classes(load(dataset, data_dir, *shape), model.settings.classes)
     else:
         try:
             splits = images_of(replace(settings, data=replace(settings.data, data_dir=data_dir)))
@@ -82,7 +87,7 @@ def open_images(args: argparse.Namespace, model: VAE) -> tuple[torch.Tensor, str
             ) from None
         check_same_images(args.dir, dataset, splits)
     tell_left_out(splits)
-    return splits[args.split], f"{splits.name}, {args.split}"
+    return splits[args.split], splits.labels.get(args.split), f"{splits.name}, {args.split}"
 
 
 def tell_left_out(splits: Splits) -> None:
@@ -99,16 +104,64 @@ def images_of(settings: RunSettings) -> Splits:
     """
     data, model = settings.data, settings.model
     splits = load(data.dataset, data.data_dir, model.image_size, model.image_channels)
+    splits = with_classes(splits, model.classes)
     if settings.data.select_on == "validation":
         return splits
+    labels = splits.labels
+    if labels:
+        labels = {
+            "train": torch.cat([labels["train"], labels["valid"]]),
+            "valid": labels["test"],
+            "test": labels["test"],
+        }
     return replace(
         splits,
         train=joined(splits.train, splits.valid),
         valid=splits.test,
+        labels=labels,
         known_digest="",
         description=f"{splits.description} SELECTS ON TEST: the images for validation are trained"
         " on, and the test images are watched in their place, as in the paper.",
     )
+
+
+def with_classes(splits: Splits, classes: int) -> Splits:
+    """The same images with the labels that a model of so many classes is told; with none for 0.
+
+    Raises:
+        UserError: the data set has no labels, or other classes.
+    """
+    if not classes:
+        return replace(splits, labels={})
+    if not splits.labels:
+        raise UserError(
+            f"{splits.name} has no labels for {classes} classes; leave out --classes, or take"
+            " images in folders by class, or an npz file with train_labels and test_labels"
+        )
+    found = max(len(splits.class_names), 1 + max(int(y.max()) for y in splits.labels.values()))
+    if found != classes:
+        raise UserError(f"{splits.name} has {found} classes, not {classes}; take --classes {found}")
+    return splits
+
+
+def label_of(directory: Path, model: VAE, asked: str) -> torch.Tensor:
+    """The label, int64 (1,), of a class that was asked for by name or by number.
+
+    Raises:
+        UserError: the model has no such class.
+    """
+    classes = model.settings.classes
+    if not classes:
+        raise UserError(f"--class {asked}: the model knows no classes; leave it out")
+    names: list[str] = []
+    if (directory / "run.json").exists():
+        names = [str(name) for name in read_json(directory / "run.json").get("class_names", ())]
+    if asked in names:
+        return torch.tensor([names.index(asked)])
+    if not asked.isdecimal() or int(asked) >= classes:
+        named = f", or one of {', '.join(names)}" if names else ""
+        raise UserError(f"--class {asked}: must be a number from 0 to {classes - 1}{named}")
+    return torch.tensor([int(asked)])
 
 
 def check_same_images(directory: Path, dataset: str, splits: Splits) -> None:

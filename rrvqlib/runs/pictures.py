@@ -15,7 +15,7 @@ from rrvqlib.files import check_writable, write_atomically
 from rrvqlib.likelihoods.base import reals_to_pixels
 from rrvqlib.models.base import VAE
 from rrvqlib.numerics import check_finite
-from rrvqlib.runs.scoring import device_of, seeded
+from rrvqlib.runs.scoring import batches, device_of, seeded
 
 RUN_IMAGES = 64  # in each picture of a run folder
 STRIP = 20  # pixels of height that a picture's name takes
@@ -94,35 +94,69 @@ def write_png(path: Path, picture: Tensor) -> None:
     write_atomically(path, lambda temporary: image.save(temporary, format="PNG"))
 
 
-def sample_images(model: VAE, n: int, temperature: float = 1.0, seed: int = 0) -> Tensor:
+def sample_images(
+    model: VAE, n: int, temperature: float = 1.0, seed: int = 0, labels: Tensor | None = None
+) -> Tensor:
     """n samples of the model as uint8 (n, c, S, S): the likelihood's means, no pixel noise.
+
+    Args:
+        model: it is not set to evaluation here.
+        n: how many.
+        temperature: of the prior.
+        seed: of the draws.
+        labels: int64 (n,), of a model with classes; else class after class in turn.
 
     Raises:
         UserError: as `VAE.sample`; or the model gives NaN.
     """
+    if labels is None and model.settings.classes:
+        labels = torch.arange(n) % model.settings.classes
+    parts = []
     with seeded(seed):
-        parts = [model.sample(min(64, n - k), temperature).cpu() for k in range(0, n, 64)]
+        for k in range(0, n, 64):
+            some = None if labels is None else labels[k : k + 64].to(device_of(model))
+            parts.append(model.sample(min(64, n - k), temperature, some).cpu())
     check_finite("samples", *parts)
     return reals_to_pixels(torch.cat(parts))
 
 
-def reconstruction_pairs(model: VAE, images: Tensor, seed: int = 0) -> Tensor:
+def sample_columns(model: VAE, n: int) -> int:
+    """In how many columns n samples are laid out: one for each class, where those are few."""
+    classes = model.settings.classes
+    return classes if 0 < classes <= n else math.ceil(math.sqrt(n))
+
+
+def reconstruction_pairs(
+    model: VAE, images: Tensor, seed: int = 0, labels: Tensor | None = None
+) -> Tensor:
     """Reconstruction, original, reconstruction, original, ...: the layout of Fig. E.7.
+
+    Args:
+        model: it is not set to evaluation here.
+        images: uint8 (N, c, S, S).
+        seed: of the draws.
+        labels: int64 (N,), of a model with classes.
 
     Raises:
         UserError: as `VAE.reconstruct`; or the model gives NaN.
     """
     with seeded(seed):  # in parts, so that memory does not grow with the images
-        parts = [model.reconstruct(part.to(device_of(model))).cpu() for part in images.split(64)]
+        parts = [
+            model.reconstruct(batch, some).cpu()
+            for batch, some in batches(images, 64, device_of(model), "", labels)
+        ]
     check_finite("reconstructions", *parts)
     rebuilt = reals_to_pixels(torch.cat(parts))
     return torch.stack([rebuilt, images.cpu()], dim=1).flatten(0, 1)
 
 
-def write_run_pictures(model: VAE, test_images: Tensor, out: Path, seed: int) -> None:
-    """`samples.png` and `reconstructions.png` of a run folder."""
+def write_run_pictures(
+    model: VAE, test_images: Tensor, out: Path, seed: int, labels: Tensor | None = None
+) -> None:
+    """`samples.png` and `reconstructions.png` of a run folder; a column a class, if there are."""
     model.eval()
     samples = sample_images(model, RUN_IMAGES, seed=seed)
-    write_png(out / "samples.png", grid(samples, columns=8))
-    pairs = reconstruction_pairs(model, test_images[:RECONSTRUCTED], seed)
+    write_png(out / "samples.png", grid(samples, sample_columns(model, RUN_IMAGES)))
+    some = None if labels is None else labels[:RECONSTRUCTED]
+    pairs = reconstruction_pairs(model, test_images[:RECONSTRUCTED], seed, some)
     write_png(out / "reconstructions.png", grid(pairs, columns=8))

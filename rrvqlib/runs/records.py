@@ -18,13 +18,14 @@ from rrvqlib.errors import UserError
 from rrvqlib.models.base import VAE
 from rrvqlib.runs import command
 from rrvqlib.runs.pictures import RECONSTRUCTED, RUN_IMAGES
-from rrvqlib.runs.scoring import importance_weighted_score, likeness, score
+from rrvqlib.runs.scoring import importance_weighted_score, likeness, score, score_over_classes
 from rrvqlib.settings.fields import from_json
 from rrvqlib.settings.flat import NOTHING, flattened, written
 from rrvqlib.settings.run import RunSettings
 
 SCORED_TRAIN_IMAGES = 2000  # the first ones, for train_bits_per_dim
 COMPARED_IMAGES = 500  # the first test images, for PSNR and SSIM
+UNTOLD_IMAGES = 1000  # the first test images, for the score of a model that is not told the class
 
 
 def eval_batch(settings: RunSettings) -> int:
@@ -38,7 +39,8 @@ def forward_passes(splits: Splits, settings: RunSettings) -> int:
     shown = RUN_IMAGES + min(RECONSTRUCTED, len(splits.test))
     shown += min(COMPARED_IMAGES, len(splits.test))
     iw = settings.evaluation
-    return scored + shown + iw.iw_k * min(iw.iw_images, len(splits.test))
+    untold = settings.model.classes * min(UNTOLD_IMAGES, len(splits.test))
+    return scored + shown + untold + iw.iw_k * min(iw.iw_images, len(splits.test))
 
 
 def final_results(
@@ -61,8 +63,17 @@ def final_results(
     def name(what: str) -> str:
         return f"{label}{what}" if label else ""
 
-    test = score(model, splits.test, size, seed, name("test images"))
-    train = score(model, splits.train[:SCORED_TRAIN_IMAGES], size, seed, name("training images"))
+    def first(split: str, count: int | None = None) -> dict[str, Any]:
+        labels = splits.labels.get(split)
+        return {
+            "images": splits[split][:count],
+            "labels": None if labels is None else labels[:count],
+            "batch_size": size,
+            "seed": seed,
+        }
+
+    test = score(model, **first("test"), title=name("test images"))
+    train = score(model, **first("train", SCORED_TRAIN_IMAGES), title=name("training images"))
     if not math.isfinite(test["bits_per_dim"] + train["bits_per_dim"]):
         raise UserError(
             "the trained model's score is not a finite number; train anew in another --out, with a"
@@ -72,14 +83,16 @@ def final_results(
     if iw.iw_k and iw.iw_images:
         bound = importance_weighted_score(
             model,
-            splits.test[: iw.iw_images],
-            iw.iw_k,
-            size,
-            seed,
-            name("importance-weighted bound"),
+            **first("test", iw.iw_images),
+            k=iw.iw_k,
+            title=name("importance-weighted bound"),
         )
-    compared = splits.test[:COMPARED_IMAGES]
-    alike = likeness(model, compared, size, seed, name("reconstructions"))
+    alike = likeness(model, **first("test", COMPARED_IMAGES), title=name("reconstructions"))
+    untold = {}
+    if settings.model.classes:
+        untold = score_over_classes(
+            model, **first("test", UNTOLD_IMAGES), title=name("test images, class untold")
+        )
     return {
         "complete": complete,
         "selected_on": settings.data.select_on,
@@ -97,6 +110,7 @@ def final_results(
         "perplexity": test["perplexity"],
         "codes_in_use": test["codes_in_use"],
         **alike,
+        **untold,
     }
 
 
@@ -119,6 +133,7 @@ def describe(
         "dataset_description": splits.description,
         "dataset_digest": splits.digest,
         "split_sizes": {s: len(splits[s]) for s in SPLITS},
+        **({"class_names": splits.class_names} if settings.model.classes else {}),
         "versions": versions(),
         "hardware": computed_on,
         **progress,

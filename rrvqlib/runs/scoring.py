@@ -32,19 +32,35 @@ def device_of(model: VAE) -> torch.device:
     return next(model.parameters()).device
 
 
-def batches(images: Tensor, size: int, device: torch.device, label: str) -> Iterator[Tensor]:
-    """Successive batches on the device, under a progress bar when `label` is not empty."""
+def batches(
+    images: Tensor, size: int, device: torch.device, title: str, labels: Tensor | None = None
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Successive batches of images and labels, on the device.
+
+    Args:
+        images: uint8 (N, c, S, S).
+        size: images at a time.
+        device: where they go.
+        title: of a progress bar; empty for none.
+        labels: int64 (N,), of a model with classes.
+    """
     starts = range(0, len(images), size)
     # disable=None: no bar where standard error is not a terminal
-    for start in tqdm(starts, desc=label, disable=None if label else True, leave=False):
-        batch = images[start : start + size].to(device)
-        yield batch.contiguous(memory_format=torch.channels_last)
+    for start in tqdm(starts, desc=title, disable=None if title else True, leave=False):
+        here = slice(start, start + size)
+        batch = images[here].to(device).contiguous(memory_format=torch.channels_last)
+        yield batch, None if labels is None else labels[here].to(device)
 
 
 @true_float32()
 @torch.no_grad()
 def score(
-    model: VAE, images: Tensor, batch_size: int = 100, seed: int = 0, label: str = ""
+    model: VAE,
+    images: Tensor,
+    batch_size: int = 100,
+    seed: int = 0,
+    title: str = "",
+    labels: Tensor | None = None,
 ) -> dict[str, Any]:
     """The one-sample ELBO of every image, with unrelaxed samples from the posterior.
 
@@ -53,7 +69,8 @@ def score(
         images: uint8 (N, c, S, S).
         batch_size: images at a time.
         seed: of the samples.
-        label: of a progress bar; empty for none.
+        title: of a progress bar; empty for none.
+        labels: int64 (N,), of a model with classes; the score is then of log p(x | class).
 
     Returns:
         bits_per_dim and its standard error over images (bits_per_dim_se; None, unknown, from one
@@ -70,9 +87,9 @@ def score(
     wide = widest_float(device)
     elbos, kls, entropies, usage = [], [], [], None
     with seeded(seed):
-        for batch in batches(images, batch_size, device, label):
+        for batch, classes in batches(images, batch_size, device, title, labels):
             # All of it stays on the device until the end: a copy would wait for the batch.
-            terms = model(batch)
+            terms = model(batch, None, classes)
             elbos.append(terms.elbo)
             kls.append(terms.kl.to(wide).sum(0))
             if all(entropy is not None for entropy in terms.prior_entropies):
@@ -99,7 +116,13 @@ def score(
 @true_float32()
 @torch.no_grad()
 def importance_weighted_score(
-    model: VAE, images: Tensor, k: int, batch_size: int = 100, seed: int = 0, label: str = ""
+    model: VAE,
+    images: Tensor,
+    k: int,
+    batch_size: int = 100,
+    seed: int = 0,
+    title: str = "",
+    labels: Tensor | None = None,
 ) -> dict[str, Any]:
     """The bound of k importance samples (Burda et al. 2016), beside the ELBO of the same samples.
 
@@ -115,9 +138,11 @@ def importance_weighted_score(
     model.eval()
     at_once, drawn = max(1, batch_size // k), []
     with seeded(seed):
-        for batch in batches(images, at_once, device_of(model), label):
+        for batch, classes in batches(images, at_once, device_of(model), title, labels):
             repeated = batch.repeat(k, 1, 1, 1)  # sample-major: (k * B, c, S, S)
-            drawn += [model(part).log_weight for part in repeated.split(batch_size)]
+            told = None if classes is None else classes.repeat(k)
+            for part, some in batches(repeated, batch_size, repeated.device, "", told):
+                drawn.append(model(part, None, some).log_weight)
     model.train(was_training)
     log_weights = torch.cat(drawn).cpu().double()  # copied once: a copy waits for the device
     by_batch = [part.view(k, -1) for part in log_weights.split(k * at_once)]  # each (k, B)
@@ -135,8 +160,61 @@ def importance_weighted_score(
 
 @true_float32()
 @torch.no_grad()
+def score_over_classes(
+    model: VAE,
+    images: Tensor,
+    labels: Tensor,
+    batch_size: int = 100,
+    seed: int = 0,
+    title: str = "",
+) -> dict[str, Any]:
+    """What a model with classes says of images whose class it is not told.
+
+    p(x) is the mean of p(x | y) over the classes y. With one draw of the codes for each class, the
+    log of the mean weight p(x, z | y) / q(z | x, y) is in expectation a bound on log p(x), as the
+    importance-weighted bound is. The class of the largest weight is a guess at the image's.
+
+    Args:
+        model: with classes, in any mode; evaluated as in `eval()`.
+        images: uint8 (N, c, S, S).
+        labels: int64 (N,), their true classes.
+        batch_size: images at a time.
+        seed: of the draws.
+        title: of a progress bar; empty for none.
+
+    Returns:
+        class_averaged_bits_per_dim and class_averaged_bits_per_dim_se; class_guessed, the share of
+        images whose class is guessed; class_n, the number of images.
+    """
+    was_training, drawn = model.training, []
+    model.eval()
+    with seeded(seed):
+        for batch, _ in batches(images, batch_size, device_of(model), title):
+            of_class = [
+                model(batch, None, torch.full((len(batch),), y, device=batch.device)).log_weight
+                for y in range(model.settings.classes)
+            ]
+            drawn.append(torch.stack(of_class))
+    model.train(was_training)
+    log_weights = torch.cat(drawn, dim=1).cpu().double()  # (classes, N)
+    scores = bits_per_dim(importance_weighted_bound(log_weights), model.settings.dims)
+    return {
+        "class_averaged_bits_per_dim": scores.mean().item(),
+        "class_averaged_bits_per_dim_se": standard_error(scores),
+        "class_guessed": (log_weights.argmax(0) == labels.cpu()).double().mean().item(),
+        "class_n": len(scores),
+    }
+
+
+@true_float32()
+@torch.no_grad()
 def likeness(
-    model: VAE, images: Tensor, batch_size: int = 100, seed: int = 0, label: str = ""
+    model: VAE,
+    images: Tensor,
+    batch_size: int = 100,
+    seed: int = 0,
+    title: str = "",
+    labels: Tensor | None = None,
 ) -> dict[str, float | int | None]:
     """How alike images and their reconstructions are, with codes drawn from the posterior.
 
@@ -145,7 +223,8 @@ def likeness(
         images: uint8 (N, c, S, S).
         batch_size: images at a time.
         seed: of the draws.
-        label: of a progress bar; empty for none.
+        title: of a progress bar; empty for none.
+        labels: int64 (N,), of a model with classes; the score is then of log p(x | class).
 
     Returns:
         psnr_db of all pixels together, None where nothing differs; ssim, the mean over images, None
@@ -161,7 +240,8 @@ def likeness(
     model.eval()
     with seeded(seed):
         parts = [
-            model.reconstruct(b).cpu() for b in batches(images, batch_size, device_of(model), label)
+            model.reconstruct(batch, classes).cpu()
+            for batch, classes in batches(images, batch_size, device_of(model), title, labels)
         ]
     model.train(was_training)
     rebuilt, images = reals_to_pixels(torch.cat(parts)), images.cpu()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
+from rrvqlib.data.registry import MAX_CLASSES
 from rrvqlib.settings.fields import SettingError, Settings, Sides, part, setting
 from rrvqlib.settings.latents import LATENTS, MAX_WIDTH, CodebookSettings, LatentSettings
 from rrvqlib.settings.likelihoods import LIKELIHOODS, LikelihoodSettings
@@ -53,6 +54,13 @@ class ModelSettings(Settings):
     )
     image_size: int = setting(32, "side of the images in pixels", at_least=2, at_most=MAX_SIDE)
     image_channels: int = setting(3, "of the images: 3 (colour) or 1 (grey)", at_least=1, at_most=3)
+    classes: int = setting(
+        0,
+        "of a hierarchy that is told the class of each image: its top vector is one for each of"
+        " them; 0: one for all",
+        at_least=0,
+        at_most=MAX_CLASSES,
+    )
     pyramid: Sides = setting(
         (16, 16, 8, 4),
         "side of each layer's grid of latents, l=1 (nearest the pixels) first; 16*8,8*8 repeats",
@@ -129,6 +137,11 @@ class ModelSettings(Settings):
             rule = f"must be one number, or one for each of the {self.layers} layers of the pyramid"
             raise SettingError("codebook_size", latent.codebook_size, rule)
         one_layer = self.kind == "one-layer"
+        if self.classes == 1:
+            raise SettingError("classes", 1, "must be 0 (none), or 2 and more")
+        if self.classes and (one_layer or self.second_stage.kind != "none"):
+            rule = "must be 0, unless the model is a hierarchy of one stage"
+            raise SettingError("classes", self.classes, rule)
         if self.objective.kind != "elbo" and not (
             one_layer and latent.score_function and self.second_stage.kind == "none"
         ):
