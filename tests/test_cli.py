@@ -798,7 +798,7 @@ def test_other_pixels_under_the_same_name_are_noticed(run_folder, finished, tmp_
 def test_a_score_that_is_no_number_is_an_error(refused, finished, monkeypatch):
     real = scoring.score
     wrong = {"bits_per_dim": float("nan")}
-    monkeypatch.setattr(scoring, "score", lambda *args: real(*args) | wrong)
+    monkeypatch.setattr(scoring, "score", lambda *args, **named: real(*args, **named) | wrong)
     refused(evaluate, finished[0], "--json", mentions=("bits_per_dim", "not a number"))
 
 
@@ -817,7 +817,9 @@ def test_the_standard_error_of_one_image_is_unknown(finished, tmp_path, capsys):
 def test_infinite_scores_are_an_error_too(refused, finished, monkeypatch):
     real = scoring.score
     for wrong in ({"bits_per_dim": float("inf")}, {"kl_bits_per_dim": [0.1, float("nan")]}):
-        monkeypatch.setattr(scoring, "score", lambda *args, w=wrong: real(*args) | w)
+        monkeypatch.setattr(
+            scoring, "score", lambda *args, w=wrong, **named: real(*args, **named) | w
+        )
         refused(evaluate, finished[0], "--json", mentions=(*wrong, "not a number"))
         monkeypatch.undo()
 

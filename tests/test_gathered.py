@@ -12,7 +12,7 @@ from helpers import largest_file
 from PIL import Image
 
 from rrvqlib import data
-from rrvqlib.data import folder, gathered, npz
+from rrvqlib.data import folder, gathered, npz, npz_file
 from rrvqlib.data.splits import SPLITS, digest_of
 from rrvqlib.errors import UserError
 from rrvqlib.runs.folder import images_of
@@ -42,7 +42,9 @@ FILES = {
 def all_mapped(monkeypatch):
     """However small a data set is, it is not held in memory."""
     monkeypatch.setattr(gathered, "IN_MEMORY", 0)
-    monkeypatch.setattr(npz, "PIECE", 8 * 8 * 3 * 6)  # six images; 40, 7 and 9 are no multiples
+    monkeypatch.setattr(
+        npz_file, "PIECE", 8 * 8 * 3 * 6
+    )  # six images; 40, 7 and 9 are no multiples
 
 
 @pytest.fixture
@@ -73,7 +75,7 @@ def test_mapped_and_in_memory_are_the_same_images(arrays, save, tmp_path, monkey
     plain = data.load(f"npz:{path}", tmp_path / "data")
     assert not (tmp_path / "data").exists() and not plain.known_digest
     monkeypatch.setattr(gathered, "IN_MEMORY", 0)
-    monkeypatch.setattr(npz, "PIECE", 8 * 8 * 3 * 6)
+    monkeypatch.setattr(npz_file, "PIECE", 8 * 8 * 3 * 6)
     mapped = data.load(f"npz:{path}", tmp_path / "data")
     assert mapped.known_digest == digest_of({split: plain[split] for split in SPLITS})
     assert_same(mapped, plain)
