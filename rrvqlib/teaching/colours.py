@@ -156,7 +156,7 @@ def draw_parts(rows: Mapping[str, Sequence[float]]) -> Figure:
 
     layers = len(next(iter(rows.values()))) - 3
     names = [*NAMES, *(f"layer {n}" for n in range(1, layers + 1))]
-    figure, axis = plt.subplots(figsize=(7, 0.55 * len(rows) + 1.9))
+    figure, axis = plt.subplots(figsize=(7, 0.55 * len(rows) + 2.1))
     for row, values in enumerate(rows.values()):
         start = 0.0
         for value, colour, name in zip(values, COLOURS + GREYS, names, strict=False):
@@ -170,7 +170,8 @@ def draw_parts(rows: Mapping[str, Sequence[float]]) -> Figure:
     axis.set_xlim(0, 1.08 * longest)
     axis.invert_yaxis()
     axis.grid(visible=False, axis="y")
-    figure.legend(loc="outside lower center", ncols=5, fontsize="small", handlelength=1)
+    columns = 1 + -(-layers // 3)  # the colours, then three layers each
+    figure.legend(loc="outside lower center", ncols=columns, fontsize="small", handlelength=1)
     return figure
 
 
