@@ -101,16 +101,15 @@ def draw_channels(patch: Tensor) -> Figure:
     """A uint8 patch (3, S, S), its channels as grey pictures, and differences of neighbours."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(2, 3, figsize=(6.6, 4.6))
-    axes[0, 0].imshow(patch.permute(1, 2, 0).numpy())
+    figure, axes = plt.subplots(2, 3, figsize=(6.2, 4.4))
     values = patch.int()
-    panels = [(name, values[c]) for c, name in enumerate(NAMES)]
-    panels += [("green less red", values[1] - values[0] + 128)]
-    panels += [("blue less green", values[2] - values[1] + 128)]
-    for axis, (name, panel) in zip(axes.flat[1:], panels, strict=True):
+    panels = {name: values[c] for c, name in enumerate(NAMES)}
+    panels["the patch"] = patch.permute(1, 2, 0)
+    panels["green less red"] = values[1] - values[0] + 128
+    panels["blue less green"] = values[2] - values[1] + 128
+    for axis, (name, panel) in zip(axes.flat, panels.items(), strict=True):
         axis.imshow(panel.numpy(), cmap="gray", vmin=0, vmax=255)
         axis.set_title(name, loc="center")
-    axes[0, 0].set_title("the patch", loc="center")
     for axis in axes.flat:
         axis.set_axis_off()
     return figure
@@ -125,8 +124,10 @@ def draw_pairs(residuals: Tensor, pairs: Sequence[tuple[int, int]]) -> Figure:
     """
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, len(pairs), figsize=(7.4, 2.8), sharex=True, sharey=True)
-    for axis, (a, b) in zip(axes, pairs, strict=True):
+    figure, axes = plt.subplots(
+        1, len(pairs), figsize=(7.4, 2.8), sharex=True, sharey=True, squeeze=False
+    )
+    for axis, (a, b) in zip(axes[0], pairs, strict=True):
         axis.plot(residuals[a], residuals[b], ".", markersize=1.5, alpha=0.4)
         axis.set(xlim=(-100, 100), ylim=(-100, 100), aspect="equal")
         axis.set(xlabel=NAMES[a], ylabel=NAMES[b])
@@ -137,8 +138,8 @@ def draw_joints(cases: Mapping[str, Tensor]) -> Figure:
     """Heat maps of p(red, green), (256, 256) each, by name; square roots, so that tails show."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, len(cases), figsize=(7.6, 2.9))
-    for axis, (name, p) in zip(axes, cases.items(), strict=True):
+    figure, axes = plt.subplots(1, len(cases), figsize=(7.6, 2.9), squeeze=False)
+    for axis, (name, p) in zip(axes[0], cases.items(), strict=True):
         axis.imshow(p.T.sqrt().numpy(), origin="lower", cmap="viridis")
         axis.set(xlabel="red", ylabel="green", xlim=(48, 208), ylim=(48, 208))
         axis.set_title(name, loc="center")
@@ -156,7 +157,7 @@ def draw_parts(rows: Mapping[str, Sequence[float]]) -> Figure:
 
     layers = len(next(iter(rows.values()))) - 3
     names = [*NAMES, *(f"layer {n}" for n in range(1, layers + 1))]
-    figure, axis = plt.subplots(figsize=(7, 0.55 * len(rows) + 2.1))
+    figure, axis = plt.subplots(figsize=(6.2, 0.5 * len(rows) + 2.0))
     for row, values in enumerate(rows.values()):
         start = 0.0
         for value, colour, name in zip(values, COLOURS + GREYS, names, strict=False):
@@ -171,7 +172,7 @@ def draw_parts(rows: Mapping[str, Sequence[float]]) -> Figure:
     axis.invert_yaxis()
     axis.grid(visible=False, axis="y")
     columns = 1 + -(-layers // 3)  # the colours, then three layers each
-    figure.legend(loc="outside lower center", ncols=columns, fontsize="small", handlelength=1)
+    figure.legend(loc="outside lower center", ncols=columns, handlelength=1)
     return figure
 
 
@@ -185,7 +186,7 @@ def draw_maps(patch: Tensor, bits: Mapping[str, Tensor], most: float = 10) -> Fi
     """
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(len(bits), 4, figsize=(7.2, 1.95 * len(bits)), squeeze=False)
+    figure, axes = plt.subplots(len(bits), 4, figsize=(6.4, 1.8 * len(bits)), squeeze=False)
     for row, (name, channels) in zip(axes, bits.items(), strict=True):
         row[0].imshow(patch.permute(1, 2, 0).numpy())
         row[0].set_ylabel(name)

@@ -63,7 +63,8 @@ def most_said(results: Path, run: str) -> list[float]:
 def suspects(results: Path) -> list[Suspect]:
     """Six suspects, what was tried and what was found, from the folder book/results."""
     wide, narrow, rest = (mean_gap(results, run) for run in STAGES.values())
-    seeds = {1: "one seed", 2: "two seeds"}[len(scores_of(results, FOUR))]
+    number = len(scores_of(results, FOUR))
+    seeds = {1: "one seed", 2: "two seeds"}.get(number, f"{number} seeds")
     base = variants(results / "ablation-cifar10.jsonl")["base"]
     draws = variants(results / "temperature-cifar10.jsonl")
     sweep = variants(results / "sweep-cifar10.jsonl")
@@ -164,7 +165,7 @@ def draw_layers(rows: Mapping[str, Sequence[float]]) -> Figure:
     """What each layer says, a bar for each model: label -> KLs in bits per dim, l = 1 first."""
     import matplotlib.pyplot as plt
 
-    figure, axis = plt.subplots(figsize=(7, 2.8))
+    figure, axis = plt.subplots(figsize=(6.4, 2.8))
     for number, (label, kl) in enumerate(rows.items()):
         colour = ("#707070", PALETTE[0], PALETTE[1])[number]
         axis.bar(
@@ -189,13 +190,13 @@ def draw_cells(codebooks: Sequence[Codebook]) -> Figure:
             found, title = K * found[:, 0] + found[:, 1], f"two codebooks of {K}"
             vectors = torch.cartesian_prod(*vectors.squeeze(-1))
         axis.imshow(
-            found.view(160, 160).T,
+            found.view(160, 160).T.numpy(),
             origin="lower",
             extent=(-2.6, 2.6) * 2,
             cmap="tab20",
             alpha=0.55,
         )
-        axis.plot(*vectors.detach().T, "k.")
+        axis.plot(*vectors.detach().numpy().T, "k.")
         axis.set(aspect="equal", xlabel="first number")
         axis.set_title(title, loc="center")
         axis.grid(visible=False)
@@ -227,7 +228,7 @@ def draw_verdict(results: Path) -> Figure:
     """How far codes are behind Gaussians in three states of the case, seeds as points."""
     import matplotlib.pyplot as plt
 
-    figure, axis = plt.subplots(figsize=(6.6, 2.3))
+    figure, axis = plt.subplots(figsize=(5.6, 2.3))
     for row, (label, run) in enumerate(STAGES.items()):
         mean = mean_gap(results, run)
         axis.barh(row, mean, color=INK[label], alpha=0.75, height=0.6)
@@ -235,7 +236,7 @@ def draw_verdict(results: Path) -> Figure:
         axis.plot(seeds, [row] * len(seeds), "ko", markersize=4)
         axis.text(max(mean, *seeds) + 0.012, row, f"{mean:.2f}", va="center")
     axis.set(yticks=range(len(STAGES)), yticklabels=list(STAGES), xlim=(0, 0.5))
-    axis.set_xlabel("codes less Gaussians, test images, bits per dim")
+    axis.set_xlabel("codes less Gaussians, bits per dim")
     axis.invert_yaxis()
     axis.grid(visible=False, axis="y")
     return figure

@@ -56,7 +56,7 @@ def draw_seen(e: Tensor, panels: Mapping[str, tuple[Tensor, Tensor]]) -> Figure:
     import matplotlib.pyplot as plt
 
     rows = -(-len(panels) // 3)
-    figure, axes = plt.subplots(rows, 3, figsize=(7.4, 2.75 * rows), sharex=True, sharey=True)
+    figure, axes = plt.subplots(rows, 3, figsize=(6.0, 2.45 * rows), sharex=True, sharey=True)
     for axis, (name, (seen, marked)) in zip(axes.flat, panels.items(), strict=False):
         pair = torch.stack((e, seen))  # (2, N, 2)
         axis.plot(pair[..., 0], pair[..., 1], color="#a8a8a8", linewidth=0.6)
@@ -71,8 +71,10 @@ def draw_seen(e: Tensor, panels: Mapping[str, tuple[Tensor, Tensor]]) -> Figure:
         plt.Line2D([], [], linestyle="", marker=marker, color=colour)
         for marker, colour in ((".", PALETTE[0]), ("x", "black"), ("o", PALETTE[1]))
     ]
-    words = ["embedding of the encoder", "what can be chosen", "what the decoder sees"]
-    figure.legend(lines, words, loc="outside lower center", ncols=3)
+    words = ["embedding", "what can be chosen", "what the decoder sees"]
+    figure.legend(
+        lines, words, loc="outside lower center", ncols=3, columnspacing=1, handletextpad=0
+    )
     return figure
 
 
