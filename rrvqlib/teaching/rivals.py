@@ -63,14 +63,15 @@ class Rival(NamedTuple):
     bound: float | None
 
 
-def stored_rivals(results: Path) -> dict[str, Rival]:
-    """The stored runs rival-NAME that `LABELS` names, best test score first.
+def stored_rivals(results: Path, labels: Mapping[str, str] = LABELS) -> dict[str, Rival]:
+    """The stored runs rival-NAME, best test score first.
 
     Args:
         results: the folder book/results.
+        labels: for each NAME what readers see.
     """
     found = {}
-    for name, label in LABELS.items():
+    for name, label in labels.items():
         folder = results / f"rival-{name}"
         scores, run = (json.loads((folder / f"{f}.json").read_text()) for f in ("results", "run"))
         settings = read_run_settings(folder).model
@@ -83,7 +84,7 @@ def stored_rivals(results: Path) -> dict[str, Rival]:
             KINDS[2 if second else int(settings.layers > 1)],
             run["images_seen"],
             run["wall_seconds"],
-            scores["iw_bits_per_dim"],
+            scores.get("iw_bits_per_dim"),
         )
     return dict(sorted(found.items(), key=lambda item: item[1].test))
 
@@ -97,7 +98,7 @@ def draw_rivals(rivals: Mapping[str, Rival], start: float = 5.4) -> Figure:
     """
     import matplotlib.pyplot as plt
 
-    figure, axis = plt.subplots(figsize=(7.2, 4.8))
+    figure, axis = plt.subplots(figsize=(7.2, 0.275 * len(rivals) + 0.4))
     for row, rival in enumerate(rivals.values()):
         pixels = rival.test - rival.kl
         colour = PALETTE[KINDS.index(rival.kind)]

@@ -1,0 +1,251 @@
+"""Why codes score worse than Gaussians: what chapter 13 draws of stored runs, and its suspects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+
+from rrvqlib.latents.codebook import Codebook, nearest_codes
+from rrvqlib.teaching.figures import PALETTE
+from rrvqlib.teaching.records import curve, gap_curve, scores_of, seeds_of, stored, variants
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+LOGISTIC, MIXTURE, FOUR = "cifar10-cpu", "cifar10-cpu-mixture", "cifar10-cpu-mixture-groups-4"
+RUNS = {"logistic": LOGISTIC, "mixture": MIXTURE}
+TWINS = {LOGISTIC: f"{LOGISTIC}-spatial", MIXTURE: f"{MIXTURE}-spatial", FOUR: f"{MIXTURE}-spatial"}
+STAGES = {
+    "logistic, one codebook": LOGISTIC,
+    "mixture, one codebook": MIXTURE,
+    "mixture, four codebooks": FOUR,
+}
+INK = dict(zip(STAGES, ("#707070", PALETTE[0], PALETTE[2]), strict=True))
+
+
+class Suspect(NamedTuple):
+    """A possible reason why codes score worse than Gaussians.
+
+    Attributes:
+        name: of the suspect.
+        test: what was varied, what was held, on how much data and how many seeds.
+        found: numbers of stored runs.
+        verdict: what they say.
+    """
+
+    name: str
+    test: str
+    found: str
+    verdict: str
+
+
+def mean_gap(results: Path, run: str) -> float:
+    """Mean test score of a run's seeds less that of its Gaussian twin's, bits per dim."""
+    return float(np.mean(scores_of(results, run)) - np.mean(scores_of(results, TWINS[run])))
+
+
+def gaps(results: Path, run: str) -> list[float]:
+    """The test score of each seed of a run less that of the twin's same seed, bits per dim."""
+    pairs = zip(scores_of(results, run), scores_of(results, TWINS[run]), strict=False)
+    return [codes - gaussians for codes, gaussians in pairs]
+
+
+def most_said(results: Path, run: str) -> list[float]:
+    """For each seed of a run the bits a position of the layer that says most there."""
+    return [max(stored(folder).position) for folder in seeds_of(results, run)]
+
+
+def suspects(results: Path) -> list[Suspect]:
+    """Six suspects, what was tried and what was found, from the folder book/results."""
+    wide, narrow, rest = (mean_gap(results, run) for run in STAGES.values())
+    number = len(scores_of(results, FOUR))
+    seeds = {1: "one seed", 2: "two seeds"}.get(number, f"{number} seeds")
+    base = variants(results / "ablation-cifar10.jsonl")["base"]
+    draws = variants(results / "temperature-cifar10.jsonl")
+    sweep = variants(results / "sweep-cifar10.jsonl")
+    straight = draws["base"][0]
+    soft = draws["soft-samples"][0] - straight
+    cold = draws["soft-samples+temperature-0.5-to-0.1"][0] - straight
+    grids = sweep["all-at-16"][0] - sweep["base"][0]
+    said, much = max(most_said(results, MIXTURE)), max(most_said(results, FOUR))
+    short = "14,400 images, logistic, one seed"
+    return [
+        Suspect(
+            "likelihood",
+            "logistic or mixture, for codes and Gaussians; 224,000 images, two seeds",
+            f"gap {wide:.2f}, then {narrow:.2f}",
+            "took part: about half of the gap",
+        ),
+        Suspect(
+            "all or nothing",
+            f"one codebook or four, under the mixture; 224,000 images, {seeds} of four",
+            f"gap {narrow:.2f}, then {rest:.2f}",
+            "took part: some two fifths of what was left",
+        ),
+        Suspect(
+            "ceiling",
+            "bits that a layer says at a position, under the mixture",
+            f"at most {said:.1f} of 6, and {much:.1f} of 24 with four codebooks",
+            "cleared under the mixture; not under the logistic",
+        ),
+        Suspect(
+            "estimator",
+            f"soft draws in place of straight-through; {short}",
+            f"{soft:+.2f}; colder, {cold:+.2f}; seeds differ by {max(base) - min(base):.2f}",
+            "no effect beyond seeds; long runs and an exact gradient not tried",
+        ),
+        Suspect(
+            "resolution",
+            f"all six grids at 16 × 16; {short}",
+            f"{grids:+.2f}",
+            "coarse grids cleared early in training; finer ones than 16 × 16 not tried",
+        ),
+        Suspect("number of codes K", "not varied alone", "nothing", "open"),
+    ]
+
+
+def table(rows: Sequence[Suspect]) -> str:
+    """The suspects as a table in MyST's Markdown, which a phone shows as a list."""
+    lines = ["| suspect | what was varied, and how much | found | verdict |", "|---|---|---|---|"]
+    lines += [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join(["```{table}", ":class: stacked-on-a-phone", "", *lines, "```"])
+
+
+def draw_training(results: Path) -> Figure:
+    """Validation scores of seed 0 under both likelihoods, and how far codes are behind, by seed."""
+    import matplotlib.pyplot as plt
+
+    figure, (scores, behind) = plt.subplots(1, 2, figsize=(7.6, 3.4))
+    for (likelihood, run), style in zip(RUNS.items(), ("--", "-"), strict=True):
+        for words, name, colour in zip(
+            ("codes", "Gaussians"), (run, TWINS[run]), PALETTE[:2], strict=True
+        ):
+            label = f"{words}, {likelihood}"
+            scores.plot(*curve(results / name), style, color=colour, label=label)
+        _draw_gaps(behind, results, run, INK[f"{likelihood}, one codebook"], likelihood)
+    scores.set(xlabel="thousand images", ylabel="bits/dim, validation", ylim=(4.1, 5.6))
+    behind.set(xlabel="thousand images", ylabel="codes less Gaussians, bits/dim", ylim=(0, 0.5))
+    scores.legend(fontsize="small")
+    behind.legend(fontsize="small", loc="upper left")
+    return figure
+
+
+def draw_ceiling(results: Path, bits: float = 6) -> Figure:
+    """Bits a position of codes and Gaussians by layer, for both likelihoods.
+
+    Args:
+        results: the folder book/results.
+        bits: what a code can say at most.
+    """
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(7.6, 3.2), sharey=True)
+    for axis, (likelihood, run) in zip(axes, RUNS.items(), strict=True):
+        pair = {"codes": (-0.17, run, PALETTE[0]), "Gaussians": (0.17, TWINS[run], PALETTE[1])}
+        for label, (shift, name, colour) in pair.items():
+            seeds = [stored(folder).position for folder in seeds_of(results, name)]
+            layers = np.arange(1, len(seeds[0]) + 1) + shift
+            axis.bar(layers, np.mean(seeds, 0), 0.34, color=colour, label=label)
+            for values in seeds:
+                axis.plot(layers, values, "k.", markersize=4)
+        axis.axhline(bits, color="black", linestyle=":")
+        axis.set(title=likelihood, xlabel="layer", xticks=range(1, 7))
+    axes[0].set(ylabel="bits a position")
+    axes[1].text(0.5, bits + 0.15, "a code of 64", fontsize="small")
+    axes[1].legend(fontsize="small")
+    return figure
+
+
+def draw_layers(rows: Mapping[str, Sequence[float]]) -> Figure:
+    """What each layer says, a bar for each model: label -> KLs in bits per dim, l = 1 first."""
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(6.4, 2.8))
+    for number, (label, kl) in enumerate(rows.items()):
+        colour = ("#707070", PALETTE[0], PALETTE[1])[number]
+        axis.bar(
+            np.arange(1, len(kl) + 1) + 0.27 * (number - 1), kl, 0.27, label=label, color=colour
+        )
+    axis.set(xlabel="layer", ylabel="KL, bits/dim")
+    axis.legend(fontsize="small")
+    return figure
+
+
+def draw_cells(codebooks: Sequence[Codebook]) -> Figure:
+    """Codebooks of two numbers: their vectors, and the part of the plane nearest to each."""
+    import matplotlib.pyplot as plt
+
+    line = torch.linspace(-2.6, 2.6, 160)
+    plane = torch.cartesian_prod(line, line)  # points (x, y)
+    figure, axes = plt.subplots(1, len(codebooks), figsize=(6.4, 3.4), sharex=True, sharey=True)
+    for axis, codebook in zip(axes, codebooks, strict=True):
+        found, vectors = nearest_codes(codebook.split(plane), codebook.means), codebook.means
+        K, title = codebook.codebook_size, f"one codebook of {codebook.codebook_size}"
+        if codebook.groups == 2:
+            found, title = K * found[:, 0] + found[:, 1], f"two codebooks of {K}"
+            vectors = torch.cartesian_prod(*vectors.squeeze(-1))
+        axis.imshow(
+            found.view(160, 160).T.numpy(),
+            origin="lower",
+            extent=(-2.6, 2.6) * 2,
+            cmap="tab20",
+            alpha=0.55,
+        )
+        axis.plot(*vectors.detach().numpy().T, "k.")
+        axis.set(aspect="equal", xlabel="first number")
+        axis.set_title(title, loc="center")
+        axis.grid(visible=False)
+    axes[0].set_ylabel("second number")
+    return figure
+
+
+def draw_four(results: Path) -> Figure:
+    """Gaps during training, each seed a line, and what layers say with one and four codebooks."""
+    import matplotlib.pyplot as plt
+
+    figure, (gap, said) = plt.subplots(1, 2, figsize=(7.8, 3.4))
+    for label, run in STAGES.items():
+        _draw_gaps(gap, results, run, INK[label], label)
+    gap.set(xlabel="thousand images", ylabel="codes less Gaussians, bits/dim", ylim=(0, 0.62))
+    gap.legend(fontsize="small", loc="upper left")
+    bars = [(label, run, INK[label]) for label, run in STAGES.items() if run != LOGISTIC]
+    bars.append(("mixture, Gaussians", TWINS[MIXTURE], PALETTE[1]))
+    for number, (label, run, colour) in enumerate(bars):
+        bits = np.mean([stored(folder).position for folder in seeds_of(results, run)], 0)
+        layers = np.arange(1, len(bits) + 1) + 0.27 * (number - 1)
+        said.bar(layers, bits, 0.27, color=colour, label=label.removeprefix("mixture, "))
+    said.set(xlabel="layer", ylabel="bits a position", xticks=range(1, 7))
+    said.legend(fontsize="small")
+    return figure
+
+
+def draw_verdict(results: Path) -> Figure:
+    """How far codes are behind Gaussians in three states of the case, seeds as points."""
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(5.6, 2.3))
+    for row, (label, run) in enumerate(STAGES.items()):
+        mean = mean_gap(results, run)
+        axis.barh(row, mean, color=INK[label], alpha=0.75, height=0.6)
+        seeds = gaps(results, run)
+        axis.plot(seeds, [row] * len(seeds), "ko", markersize=4)
+        axis.text(max(mean, *seeds) + 0.012, row, f"{mean:.2f}", va="center")
+    axis.set(yticks=range(len(STAGES)), yticklabels=list(STAGES), xlim=(0, 0.5))
+    axis.set_xlabel("codes less Gaussians, bits per dim")
+    axis.invert_yaxis()
+    axis.grid(visible=False, axis="y")
+    return figure
+
+
+def _draw_gaps(axis: Axes, results: Path, run: str, colour: str, label: str) -> None:
+    """A line for each seed of codes less the same seed of Gaussians; further seeds are dotted."""
+    pairs = zip(seeds_of(results, run), seeds_of(results, TWINS[run]), strict=False)
+    for number, (folder, twin) in enumerate(pairs):
+        seen, behind = gap_curve(folder, twin)
+        style = ":" if number else "-"
+        axis.plot(seen, behind, style, color=colour, label=None if number else label)
