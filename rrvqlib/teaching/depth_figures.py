@@ -54,7 +54,9 @@ def draw_parts(parts: Mapping[str, Parts]) -> Figure:
         axis.text(part.kl / 2, y, f"{part.kl:.2f}", ha="center", va="center", color="white")
         axis.text(part.score + 0.05, y, f"{part.score:.2f}", va="center")
     axis.set_yticks(range(len(parts)), list(parts))
-    axis.set(xlabel="bits per dim, test images", xlim=(0, 1.1 * max(p.score for p in parts.values())))
+    axis.set(
+        xlabel="bits per dim, test images", xlim=(0, 1.1 * max(p.score for p in parts.values()))
+    )
     axis.invert_yaxis()
     axis.grid(visible=False, axis="y")
     figure.legend(loc="outside upper center", ncols=2)
