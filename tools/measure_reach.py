@@ -52,7 +52,7 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()  # --help, and nothing else
     model, images = load(RUN), images_of_run()
     assert isinstance(model, HierarchicalVAE)
-    layers = [reach_of(model, layer, images) for layer in range(1, len(model.layers) + 1)]
+    layers = [reach_of(model, layer, images) for layer in range(1, model.settings.layers + 1)]
     OUT.write_text(f"var rrvqReach = {json.dumps(layers)};\n")
     print(OUT.relative_to(BOOK.parent))
 

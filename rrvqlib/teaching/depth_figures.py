@@ -12,7 +12,7 @@ from rrvqlib.teaching.depth import Course, Depth, Parts
 from rrvqlib.teaching.figures import PALETTE, show_images
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    import matplotlib.axes
     from matplotlib.figure import Figure
 
 GRIDS = (16, 8, 4, 2)
@@ -31,6 +31,7 @@ def draw_two_models(
     blocks = [(f"{name}\nrebuilds", sheet) for name, sheet in pairs.items()]
     blocks += [(f"{name}\ndraws", sheet) for name, sheet in samples.items()]
     figure = show_images(torch.cat([sheet for _, sheet in blocks]), columns)
+    figure.set_size_inches(0.72 * columns, 0.78 * len(figure.axes) / columns)
     row = 0
     for label, sheet in blocks:
         axis = figure.axes[columns * row]
@@ -81,7 +82,7 @@ def draw_effects(rows: Mapping[str, Sequence[Tensor]], titles: Sequence[str]) ->
     return figure
 
 
-def draw_kl(axis: Axes, kl: Sequence[float], per_grid: int = 8) -> None:
+def draw_kl(axis: matplotlib.axes.Axes, kl: Sequence[float], per_grid: int = 8) -> None:
     """Bars of the KL of each layer, l = 1 first, in bits/dim; a colour a grid of `per_grid`."""
     for n, side in enumerate(GRIDS):
         layers = range(per_grid * n + 1, per_grid * (n + 1) + 1)
@@ -94,7 +95,7 @@ def draw_depths(runs: Sequence[Depth]) -> Figure:
     """Scores against all layers, and against those at 16 x 16, with one axis for both."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(7.2, 3.3), sharey=True)
+    figure, axes = plt.subplots(1, 2, figsize=(6.2, 3.3), sharey=True)
     shapes = {1: ("o", PALETTE[1]), 2: ("s", PALETTE[2]), 4: ("D", PALETTE[0])}
     for axis, what in zip(axes, ("layers", "finest"), strict=True):
         for run in runs:
@@ -130,10 +131,10 @@ def draw_budgets(series: Mapping[str, Sequence[Depth]]) -> Figure:
 
 
 def draw_courses(courses: Mapping[str, Sequence[Course]]) -> Figure:
-    """Validation scores and KLs against images seen; the first run of a name solid, others dotted."""
+    """Validation scores and KLs against images seen; a name's first run solid, others dotted."""
     import matplotlib.pyplot as plt
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.4))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(6.6, 3.2))
     for (name, runs), colour in zip(courses.items(), PALETTE, strict=False):
         for n, run in enumerate(runs):
             style, label = ("-", name) if n == 0 else (":", None)

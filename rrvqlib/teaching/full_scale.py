@@ -115,7 +115,7 @@ def draw_run(metrics: Sequence[Mapping[str, Any]], kl: Sequence[float]) -> Figur
     """The validation score over seconds, and the KL of 32 layers, l = 1 first, in bits/dim."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(8, 3))
+    figure, axes = plt.subplots(1, 2, figsize=(6.8, 2.9))
     left: Axes = axes[0]
     seconds, scores = zip(*((m["seconds"], m["valid_bits_per_dim"]) for m in metrics), strict=True)
     left.plot(seconds, scores, "o-", markersize=3)

@@ -17,7 +17,6 @@ from pathlib import Path
 
 from rrvqlib.errors import UserError
 
-
 WIDTH = 96  # of a page's lines
 
 
