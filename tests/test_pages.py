@@ -206,6 +206,7 @@ OPERATED = {
     "04-relaxed-responsibilities": ("#responsibility-widget", "svg g", "ArrowRight"),
     "07-hierarchy": ("#layer-bits", "svg", "ArrowRight"),
     "09-compression": ("#ans-widget", "button", "Enter"),
+    "11-what-depth-buys": ("#gap-widget", "input[type=range]", "Home"),
 }
 
 
@@ -236,4 +237,32 @@ def test_the_bits_of_a_layer_are_those_of_its_run(browser, pages):
         assert float(words.split("codes. ")[1].split(" bits")[0]) == pytest.approx(bits, abs=0.07)
         widget.locator("svg").focus()
         page.keyboard.press("ArrowRight")
+    assert not troubles
+
+
+def test_the_reach_of_a_layer_follows_its_slider(browser, pages):
+    (path,) = [p for p in pages if p.stem == "11-what-depth-buys"]
+    page, troubles = open_page(browser, path)
+    widget = page.locator("#reach-widget")
+    found = []
+    for key in ("Home", "End"):
+        widget.locator("input").focus()
+        page.keyboard.press(key)
+        picture = widget.locator("canvas").first.evaluate("canvas => canvas.toDataURL()")
+        found.append((widget.locator(".reach-readout").inner_text(), picture))
+    assert "Layer 1, at 16 × 16" in found[0][0] and "Layer 32, at 2 × 2" in found[1][0]
+    assert found[0][1] != found[1][1]
+    assert not troubles
+
+
+def test_the_gaps_of_the_interactive_figure_are_those_of_the_runs(browser, pages):
+    (path,) = [p for p in pages if p.stem == "11-what-depth-buys"]
+    page, troubles = open_page(browser, path)
+    widget = page.locator("#gap-widget")
+    readout = widget.locator(".gap-readout")
+    assert "six layers ahead of one layer by 0.79" in readout.inner_text()
+    widget.locator("select").first.select_option("mixture")
+    widget.locator("select").nth(1).select_option("1")
+    assert "seed 1" in readout.inner_text() and "one layer" not in readout.inner_text()
+    assert "six layers of Gaussians ahead of six layers by 0.23" in readout.inner_text()
     assert not troubles

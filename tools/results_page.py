@@ -54,7 +54,7 @@ def sweep_table() -> str:
 # Which chapter reads the folders whose names begin so.
 CHAPTERS = {
     "cifar10-cpu-mixture": "13-beyond-the-paper",
-    "cifar10-cpu": "12-full-scale",
+    "cifar10-cpu": "11-what-depth-buys",
     "cifar10-l32": "12-full-scale",
     "photos64": "09-compression",
     "photos": "07-hierarchy",
