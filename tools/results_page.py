@@ -56,12 +56,17 @@ CHAPTERS = {
     "cifar10-cpu-mixture": "13-beyond-the-paper",
     "cifar10-cpu": "11-what-depth-buys",
     "cifar10-l32": "12-full-scale",
+    "photos-mixture": "13-beyond-the-paper",
     "photos64": "09-compression",
     "photos": "07-hierarchy",
     "celeba": "09-compression",
     "swatches": "06-swatches",
     "tiny": "07-hierarchy",
     "stability": "08-ablation",
+    "rival-fsq": "14-relatives",
+    "rival-gm-vq": "14-relatives",
+    "rival-rsq-vae": "14-relatives",
+    "rival-sq-vae-2": "14-relatives",
     "rival": "10-rivals",
 }
 
