@@ -54,8 +54,7 @@ def draw_waiting() -> Figure:
     """A drawing, not a measurement: launches and work of a few operations, three ways."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(3, 1, figsize=(6.4, 4.6), sharex=True)
-    figure.get_layout_engine().set(hspace=0.16)
+    figure, axes = plt.subplots(3, 1, figsize=(6.4, 4.6), sharex=True, gridspec_kw={"hspace": 0.16})
     # Title, when an operation is launched, how long one launch and one operation take.
     rows = (
         ("small batch: the GPU waits for each launch", 1.0, 0.25),
