@@ -63,9 +63,27 @@ def test_depths_keep_the_order_asked_for_and_count_the_finest_grid(tmp_path):
         {"variant": "a", "changes": {"pyramid": [16, 8, 4]}, "valid_bits_per_dim": 6.5, "step": 7},
         {"variant": "base", "changes": {}, "valid_bits_per_dim": 5.5, "step": 9},
     ]
+    lines = [line | {"seconds": 2.5 * line["step"]} for line in lines]
     (tmp_path / "runs.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
     found = depth.depths_of([tmp_path / "runs.jsonl"], ["base", "none", "a"])
-    assert found == [depth.Depth("base", 6, 4, 5.5, 9), depth.Depth("a", 3, 1, 6.5, 7)]
+    assert found == [depth.Depth("base", 6, 4, 5.5, 9, 22.5), depth.Depth("a", 3, 1, 6.5, 7, 17.5)]
+
+
+def test_bits_of_a_code_are_those_of_its_layer_shared_out():
+    assert depth.bits_per_code([0.5, 0.25], [16, 2]) == [6.0, 192.0]  # 1536 / 256, 768 / 4
+    with pytest.raises(ValueError, match="zip"):
+        depth.bits_per_code([0.5], [16, 2])
+
+
+def test_pixels_agree_where_they_are_alike():
+    torch.manual_seed(0)
+    noise = torch.randint(256, (50, 3, 16, 16), dtype=torch.uint8)
+    assert all(abs(value) < 0.05 for value in depth.agreement(noise, [1, 4, 12]))
+    flat = torch.randint(256, (50, 1, 1, 1), dtype=torch.uint8).expand(50, 3, 16, 16)
+    assert depth.agreement(flat, [1, 15]) == pytest.approx([1, 1])
+    stripes = torch.zeros(2, 3, 16, 16, dtype=torch.uint8)
+    stripes[..., ::2] = 255  # rows alternate, columns are alike: -1 and 1, and 1 and 1
+    assert depth.agreement(stripes, [1, 2]) == pytest.approx([0, 1], abs=1e-6)
 
 
 def test_layers_are_kept_from_the_top_until_nothing_is_drawn(model, images):
@@ -179,17 +197,34 @@ def test_step_times_are_the_rates_of_the_record():
 def test_the_figures_draw_what_they_are_given():
     import matplotlib.pyplot as plt
 
-    runs = [depth.Depth("a", 4, 1, 6.2, 450), depth.Depth("b", 4, 2, 6.0, 450)]
+    runs = [depth.Depth("a", 4, 1, 6.2, 450, 9.0), depth.Depth("b", 4, 2, 6.0, 450, 9.0)]
     left, right = depth_figures.draw_depths(runs).axes
     assert [line.get_xdata()[0] for line in left.lines[:2]] == [4, 4]
     assert [line.get_xdata()[0] for line in right.lines[:2]] == [1, 2]
+    spread = left.containers[0].lines[2][0].get_segments()[0][:, 1]
+    assert spread.tolist() == pytest.approx([6.15, 6.25])
+    layers, codes = depth_figures.draw_layers([0.02] * 32).axes
+    assert [patch.get_height() for patch in layers.patches] == [0.02] * 32
+    heights = [codes.patches[n].get_height() for n in (0, 8, 16, 24)]
+    assert heights == pytest.approx([0.24, 0.96, 3.84, 15.36])
+    (axis,) = depth_figures.draw_agreement({"six layers": [0.9, 0.1]}, [1, 8]).axes
+    assert axis.lines[0].get_ydata().tolist() == [0.9, 0.1]
     figure = depth_figures.draw_parts({"one": depth.Parts(5.0, 1.0, 4.0)})
     assert [patch.get_width() for patch in figure.axes[0].patches] == [1.0, 4.0]
     bars = full_scale.draw_step_times(full_scale.step_times(RESULTS / "sitting-1.json")).axes[0]
     assert max(patch.get_height() for patch in bars.patches) == pytest.approx(304, abs=0.5)
     scores = full_scale.draw_scores({"paper": 3.94}, {"ours": 4.43}).axes[0]
     assert [label.get_text() for label in scores.get_yticklabels()] == ["ours", "paper"]
+    run = full_scale.draw_run([{"seconds": 30, "valid_bits_per_dim": 5.5}], [0.02] * 32)
+    assert run.axes[0].lines[0].get_ydata().tolist() == [5.5]
+    assert run.axes[2].patches[8].get_height() == pytest.approx(0.96)
     plt.close("all")
+
+
+def test_a_model_has_one_colour_in_figures_and_in_the_page():
+    names = ("one layer, 48 channels", "six layers", "six layers of Gaussians, 48 ch.")
+    page = re.search(r'colours = ({ "one layer".*?})', widget_data()[0]).group(1)
+    assert list(json.loads(page).values()) == [depth_figures.colour_of(name) for name in names]
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,7 @@ class Depth(NamedTuple):
         finest: how many of them lie at 16 x 16.
         score: on validation images, bits/dim.
         steps: of training, 32 images each.
+        seconds: that it took, on a core that it may have shared.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Depth(NamedTuple):
     finest: int
     score: float
     steps: int
+    seconds: float
 
 
 def results_of(folder: Path) -> dict[str, Any]:
@@ -100,9 +102,41 @@ def depths_of(files: Sequence[Path], names: Sequence[str]) -> list[Depth]:
         if name in lines:
             line = lines[name]
             pyramid = line["changes"].get("pyramid", [16, 16, 16, 16, 8, 4])
-            score, steps = line["valid_bits_per_dim"], line["step"]
-            found.append(Depth(name, len(pyramid), pyramid.count(16), score, steps))
+            score, steps, seconds = (line[k] for k in ("valid_bits_per_dim", "step", "seconds"))
+            found.append(Depth(name, len(pyramid), pyramid.count(16), score, steps, seconds))
     return found
+
+
+def bits_per_code(
+    kl: Sequence[float], pyramid: Sequence[int], sub_pixels: int = 3072
+) -> list[float]:
+    """What one code of each layer says, in bits.
+
+    Args:
+        kl: of each layer, bits/dim.
+        pyramid: the side of each layer's grid.
+        sub_pixels: of an image, which bits/dim are shared out over.
+    """
+    return [bits * sub_pixels / side**2 for bits, side in zip(kl, pyramid, strict=True)]
+
+
+def agreement(images: Tensor, distances: Sequence[int]) -> list[float]:
+    """Correlation of the brightness of two pixels, at each distance along rows and columns.
+
+    Brightness is measured from its mean over all pixels of all images, so an image that is
+    brighter than others agrees with itself everywhere.
+
+    Args:
+        images: uint8 (N, 3, S, S).
+        distances: in pixels, each less than S.
+    """
+    light = images.double().mean(1)
+    light = light - light.mean()
+    products = [
+        ((light[:, :, d:] * light[:, :, :-d]).mean() + (light[:, d:] * light[:, :-d]).mean()) / 2
+        for d in distances
+    ]
+    return [(product / light.square().mean()).item() for product in products]
 
 
 def kept_layer_by_layer(

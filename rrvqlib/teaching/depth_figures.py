@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from rrvqlib.teaching.depth import Course, Depth, Parts
+from rrvqlib.teaching.depth import Course, Depth, Parts, bits_per_code
 from rrvqlib.teaching.figures import PALETTE, show_images
 
 if TYPE_CHECKING:
@@ -16,6 +16,20 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 GRIDS = (16, 8, 4, 2)
+SEED_SPREAD = 0.05  # what another seed moves a score after 14,400 images by, bits/dim (chapter 8)
+# One colour a model, by the beginning of its name; the widget of the gaps has the same.
+MODELS = {
+    "one layer": PALETTE[3],
+    "six layers of Gaussians": PALETTE[1],
+    "six layers": PALETTE[0],
+    "32 ": PALETTE[2],
+    "photographs": PALETTE[6],
+}
+
+
+def colour_of(name: str) -> str:
+    """The colour of a model, whatever else its name says after its kind."""
+    return next(colour for start, colour in MODELS.items() if name.startswith(start))
 
 
 def draw_two_models(
@@ -82,17 +96,49 @@ def draw_effects(rows: Mapping[str, Sequence[Tensor]], titles: Sequence[str]) ->
     return figure
 
 
-def draw_kl(axis: matplotlib.axes.Axes, kl: Sequence[float], per_grid: int = 8) -> None:
-    """Bars of the KL of each layer, l = 1 first, in bits/dim; a colour a grid of `per_grid`."""
-    for n, side in enumerate(GRIDS):
-        layers = range(per_grid * n + 1, per_grid * (n + 1) + 1)
-        bars = kl[per_grid * n : per_grid * (n + 1)]
-        axis.bar(layers, bars, color=PALETTE[n], label=f"{side} × {side}")
-    axis.set(xlabel="layer (1 is nearest the pixels)", ylabel="KL, bits per dim")
+def draw_kl(axes: Sequence[matplotlib.axes.Axes], kl: Sequence[float], per_grid: int = 8) -> None:
+    """Bars of the KL of each layer, l = 1 first: of all its codes on a log axis, and of one code.
+
+    Args:
+        axes: two of them, bits per dim and bits per code; the same limits for every model.
+        kl: bits/dim; `per_grid` layers on each grid.
+    """
+    sides = [side for side in GRIDS for _ in range(per_grid)]
+    for axis, bits in zip(axes, (kl, bits_per_code(kl, sides)), strict=True):
+        for n, side in enumerate(GRIDS):
+            layers = range(per_grid * n + 1, per_grid * (n + 1) + 1)
+            bars = bits[per_grid * n : per_grid * (n + 1)]
+            axis.bar(layers, bars, color=PALETTE[n], label=f"{side} × {side}")
+        axis.set(xlabel="layer (1 is nearest the pixels)")
+    axes[0].set(yscale="log", ylim=(1e-4, 0.3), title="KL of a layer, bits per dim")
+    axes[1].set(ylim=(0, 2), title="KL of one code, bits")
+
+
+def draw_layers(kl: Sequence[float]) -> Figure:
+    """The KL of each layer and of each code, l = 1 first; `kl` in bits/dim."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(7.4, 3.1))
+    draw_kl(axes, kl)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    return figure
+
+
+def draw_agreement(curves: Mapping[str, Sequence[float]], distances: Sequence[int]) -> Figure:
+    """How far pixels agree, a curve a model: correlation against distance in pixels."""
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(6.4, 3.4))
+    for (name, values), shape in zip(curves.items(), "os^D", strict=False):
+        axis.plot(distances, values, shape + "-", color=colour_of(name), label=name, markersize=5)
+    axis.axhline(0, color="black", linewidth=0.8)
+    axis.set(xlabel="distance, pixels", ylabel="correlation of brightness", ylim=(-0.1, 1))
+    axis.legend(fontsize="small")
+    return figure
 
 
 def draw_depths(runs: Sequence[Depth]) -> Figure:
-    """Scores against all layers, and against those at 16 x 16, with one axis for both."""
+    """Scores against all layers, and against those at 16 x 16, with the spread of a seed."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(6.2, 3.3), sharey=True)
@@ -100,7 +146,9 @@ def draw_depths(runs: Sequence[Depth]) -> Figure:
     for axis, what in zip(axes, ("layers", "finest"), strict=True):
         for run in runs:
             shape, colour = shapes.get(run.finest, ("^", PALETTE[3]))
-            axis.plot(getattr(run, what), run.score, shape, color=colour, markersize=8)
+            axis.errorbar(
+                getattr(run, what), run.score, SEED_SPREAD, fmt=shape, color=colour, markersize=7
+            )
         axis.set(xscale="log")
         ticks = sorted({getattr(run, what) for run in runs})
         axis.set_xticks(ticks, [str(tick) for tick in ticks])
@@ -119,7 +167,8 @@ def draw_budgets(series: Mapping[str, Sequence[Depth]]) -> Figure:
     import matplotlib.pyplot as plt
 
     figure, axis = plt.subplots(figsize=(6.4, 3.4))
-    for (name, runs), style, colour in zip(series.items(), "os", PALETTE, strict=False):
+    colours = (PALETTE[6], PALETTE[4])  # no model's
+    for (name, runs), style, colour in zip(series.items(), "os", colours, strict=False):
         depths, scores = [run.layers for run in runs], [run.score for run in runs]
         axis.plot(depths, scores, style + "-", color=colour, label=name)
     ticks = sorted({run.layers for runs in series.values() for run in runs})
@@ -135,7 +184,8 @@ def draw_courses(courses: Mapping[str, Sequence[Course]]) -> Figure:
     import matplotlib.pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(6.6, 3.2))
-    for (name, runs), colour in zip(courses.items(), PALETTE, strict=False):
+    for name, runs in courses.items():
+        colour = colour_of(name)
         for n, run in enumerate(runs):
             style, label = ("-", name) if n == 0 else (":", None)
             left.plot(run.images / 1000, run.score, style, color=colour, label=label)
@@ -156,7 +206,7 @@ def draw_gaps(gaps: Mapping[str, Sequence[tuple[Tensor, Tensor]]]) -> Figure:
     import matplotlib.pyplot as plt
 
     figure, axis = plt.subplots(figsize=(6.4, 3.6))
-    for (name, seeds), colour in zip(gaps.items(), PALETTE, strict=False):
+    for (name, seeds), colour in zip(gaps.items(), (PALETTE[6], PALETTE[4]), strict=False):
         for n, (images, gap) in enumerate(seeds):
             style = "o-" if n == 0 else "o:"
             label = name if n == 0 else None

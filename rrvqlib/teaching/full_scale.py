@@ -54,11 +54,11 @@ def draw_waiting() -> Figure:
     """A drawing, not a measurement: launches and work of a few operations, three ways."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(3, 1, figsize=(6.4, 4.4), sharex=True)
+    figure, axes = plt.subplots(3, 1, figsize=(6.4, 4.6), sharex=True, gridspec_kw={"hspace": 0.16})
     # Title, when an operation is launched, how long one launch and one operation take.
     rows = (
         ("small batch: the GPU waits for each launch", 1.0, 0.25),
-        ("twice the batch: just as long", 1.0, 0.5),
+        ("twice the batch: hardly longer", 1.0, 0.5),
         ("recorded: launched once, then no waiting", 0.0, 0.25),
     )
     for axis, (title, launch, work) in zip(axes, rows, strict=True):
@@ -71,7 +71,7 @@ def draw_waiting() -> Figure:
             end = start + work
         if not launch:
             axis.barh(1, 0.92, left=0, color=PALETTE[4], height=0.62)
-        axis.set_title(title)
+        axis.set_title(title, pad=2)
         axis.set_yticks([0, 1], ["GPU works", "CPU launches"])
         axis.set(xlim=(0, 8.8), ylim=(-0.5, 1.5), xticks=[])
         axis.grid(visible=False)
@@ -112,17 +112,23 @@ def draw_step_times(times: Sequence[StepTime]) -> Figure:
 
 
 def draw_run(metrics: Sequence[Mapping[str, Any]], kl: Sequence[float]) -> Figure:
-    """The validation score over seconds, and the KL of 32 layers, l = 1 first, in bits/dim."""
+    """The validation score over seconds, and the KL of 32 layers and of a code in each.
+
+    Args:
+        metrics: evaluations, with seconds and a score.
+        kl: l = 1 first, bits/dim.
+    """
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(6.8, 2.9))
-    left: Axes = axes[0]
+    figure = plt.figure(figsize=(7.4, 5.6))
+    grid = figure.add_gridspec(2, 2)
+    left: Axes = figure.add_subplot(grid[0, :])
+    axes = [figure.add_subplot(grid[1, n]) for n in (0, 1)]
     seconds, scores = zip(*((m["seconds"], m["valid_bits_per_dim"]) for m in metrics), strict=True)
     left.plot(seconds, scores, "o-", markersize=3)
     left.set(xlabel="seconds", title="validation, bits per dim")
-    draw_kl(axes[1], kl)
-    axes[1].set(title="KL, bits per dim", ylabel="")
-    axes[1].legend(fontsize="small")
+    draw_kl(axes, kl)
+    axes[1].legend(fontsize="small", ncols=2)
     return figure
 
 
@@ -136,7 +142,6 @@ def draw_scores(paper: Mapping[str, float], ours: Mapping[str, float]) -> Figure
     figure, axis = plt.subplots(figsize=(6.8, 0.34 * len(rows) + 0.9))
     for y, (score, _, is_paper) in enumerate(rows):
         colour = PALETTE[1] if is_paper else PALETTE[0]
-        axis.plot([3.4, score], [y, y], color=colour, linewidth=1)
         axis.plot(score, y, "s" if is_paper else "o", color=colour, markersize=7)
         axis.text(score + 0.05, y, f"{score:.2f}", va="center", fontsize=9)
     axis.set_yticks(range(len(rows)), [name for _, name, _ in rows])
@@ -144,6 +149,6 @@ def draw_scores(paper: Mapping[str, float], ours: Mapping[str, float]) -> Figure
         colour = PALETTE[1] if is_paper else PALETTE[0]
         axis.plot([], [], "s" if is_paper else "o", color=colour, label=label)
     axis.set(xlim=(3.4, 6), xlabel="bits per dim, CIFAR-10 test images")
-    axis.grid(visible=False, axis="y")
+    axis.grid(visible=True, axis="y", linestyle=":")  # from a name to its dot
     axis.legend(loc="upper right", fontsize="small")
     return figure
