@@ -134,7 +134,10 @@ def test_figures_of_the_gap_show_what_is_stored():
     seeds = [records.stored(f).position for f in records.seeds_of(RESULTS, gap.MIXTURE)]
     assert [bar.get_height() for bar in bars[:6]] == pytest.approx(np.mean(seeds, 0).tolist())
     widths = [bar.get_width() for bar in gap.draw_verdict(RESULTS).axes[0].patches]
-    assert widths == pytest.approx([gap.mean_gap(RESULTS, run) for run in gap.STAGES.values()])
+    means = [gap.mean_gap(RESULTS, run) for run in gap.STAGES.values()]
+    assert widths == pytest.approx(means)
+    numbers = [text.get_text() for text in gap.draw_verdict(RESULTS).axes[0].texts]
+    assert numbers == [f"{mean:.2f}" for mean in means]
     heights = [bar.get_height() for bar in gap.draw_layers({"a": [1.0, 2.0]}).axes[0].patches]
     assert heights == [1.0, 2.0]
     books = Codebook(16, 2, init="unit"), Codebook(4, 2, init="unit", groups=2)
@@ -180,7 +183,8 @@ def test_figures_of_colours_show_their_numbers():
     axis = colours.draw_parts({"one": [1, 2, 3, 4], "two": [1, 1, 1, 1]}).axes[0]
     assert [bar.get_width() for bar in axis.patches] == [1, 2, 3, 4, 1, 1, 1, 1]
     maps = colours.draw_maps(patch, {"model": torch.full((3, 8, 8), 2.5)}).axes
-    assert [axis.get_title() for axis in maps[1:]] == ["red: 2.5", "green: 2.5", "blue: 2.5"]
+    assert [axis.get_title() for axis in maps[1:4]] == ["red: 2.5", "green: 2.5", "blue: 2.5"]
+    assert maps[4].get_xlim() == (0, 10) and maps[4].get_xlabel() == "bits of a sub-pixel"
     residuals = torch.randn(3, 50)
     (axis,) = colours.draw_pairs(residuals, [(2, 0)]).axes
     np.testing.assert_allclose(axis.lines[0].get_xdata(), residuals[2])
@@ -205,11 +209,16 @@ def test_what_is_seen_is_joined_to_its_point():
     first = axes[0].lines[0]  # of the first point, to what is seen for it
     assert first.get_xdata().tolist() == [0.0, 0.5] and first.get_ydata().tolist() == [1.0, 1.5]
     assert len(axes) == 3 and not axes[2].axison
+    figure = relatives.draw_seen(e, {"a": (e, e)}, ("point", "mean", "seen"), reach=1.5)
+    words = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert words == ["point", "mean", "seen"] and figure.axes[0].get_xlim() == (-1.5, 1.5)
 
 
 def test_relatives_are_stored_and_their_sizes_known():
     found = rivals.stored_rivals(RESULTS, relatives.LABELS)
     assert set(found) == set(relatives.LABELS)
     assert found["sq-vae-2-pixelcnn"].kind == "second stage"
+    figure = rivals.draw_rivals(found, end=6.5)
+    assert figure.axes[0].get_xlim() == (5.4, 6.5) and len(figure.legends[0].get_texts()) == 4
     one, two = relatives.millions(RESULTS, ("sq-vae-2", "sq-vae-2-pixelcnn"))
     assert one == pytest.approx(0.610685) and two > 4 * one

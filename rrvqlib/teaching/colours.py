@@ -186,14 +186,18 @@ def draw_maps(patch: Tensor, bits: Mapping[str, Tensor], most: float = 10) -> Fi
     """
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(len(bits), 4, figsize=(6.4, 1.8 * len(bits)), squeeze=False)
+    figure, axes = plt.subplots(len(bits), 4, figsize=(6.4, 1.8 * len(bits) + 0.5), squeeze=False)
     for row, (name, channels) in zip(axes, bits.items(), strict=True):
         row[0].imshow(patch.permute(1, 2, 0).numpy())
         row[0].set_ylabel(name)
         for axis, channel, title in zip(row[1:], channels, NAMES, strict=True):
-            axis.imshow(channel.numpy(), vmin=0, vmax=most, cmap="magma")
+            image = axis.imshow(channel.numpy(), vmin=0, vmax=most, cmap="magma")
             axis.set_title(f"{title}: {channel.mean():.1f}", loc="center")
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
         axis.grid(visible=False)
+    bar = figure.colorbar(
+        image, ax=axes, location="bottom", extend="max", shrink=0.6, aspect=30, pad=0.03
+    )
+    bar.set_label("bits of a sub-pixel")
     return figure

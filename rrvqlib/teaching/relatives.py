@@ -46,12 +46,19 @@ def spread_codes(number: int, radius: float = 1.0, turn: float = 0.3) -> Tensor:
     return radius * torch.stack((angle.cos(), angle.sin()), dim=1)
 
 
-def draw_seen(e: Tensor, panels: Mapping[str, tuple[Tensor, Tensor]]) -> Figure:
+def draw_seen(
+    e: Tensor,
+    panels: Mapping[str, tuple[Tensor, Tensor]],
+    words: Sequence[str] = ("embedding", "what can be chosen", "what the decoder sees"),
+    reach: float = 2.1,
+) -> Figure:
     """Each point joined to the vector that the decoder sees in its place, a panel a quantiser.
 
     Args:
         e: embeddings (N, 2).
         panels: by name what is seen, (N, 2), and the points that are marked, such as codes, (M, 2).
+        words: of the legend, for points, for what is marked and for what is seen.
+        reach: of the axes from the centre, in units of the plane.
     """
     import matplotlib.pyplot as plt
 
@@ -63,7 +70,8 @@ def draw_seen(e: Tensor, panels: Mapping[str, tuple[Tensor, Tensor]]) -> Figure:
         axis.plot(*e.T, ".", color=PALETTE[0], markersize=3)
         axis.plot(*marked.T, "x", color="black", markersize=5)
         axis.plot(*seen.T, "o", color=PALETTE[1], markersize=4)
-        axis.set(xticks=[], yticks=[], aspect="equal", xlim=(-2.1, 2.1), ylim=(-1.9, 2.1))
+        axis.set(xticks=[], yticks=[], aspect="equal")
+        axis.set(xlim=(-reach, reach), ylim=(0.2 - reach, reach))
         axis.set_title(name, loc="center")
     for axis in axes.flat[len(panels) :]:
         axis.set_axis_off()
@@ -71,7 +79,6 @@ def draw_seen(e: Tensor, panels: Mapping[str, tuple[Tensor, Tensor]]) -> Figure:
         plt.Line2D([], [], linestyle="", marker=marker, color=colour)
         for marker, colour in ((".", PALETTE[0]), ("x", "black"), ("o", PALETTE[1]))
     ]
-    words = ["embedding", "what can be chosen", "what the decoder sees"]
     figure.legend(
         lines, words, loc="outside lower center", ncols=3, columnspacing=1, handletextpad=0
     )

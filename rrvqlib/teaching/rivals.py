@@ -89,30 +89,38 @@ def stored_rivals(results: Path, labels: Mapping[str, str] = LABELS) -> dict[str
     return dict(sorted(found.items(), key=lambda item: item[1].test))
 
 
-def draw_rivals(rivals: Mapping[str, Rival], start: float = 5.4) -> Figure:
+def draw_rivals(
+    rivals: Mapping[str, Rival], start: float = 5.4, end: float | None = None
+) -> Figure:
     """A bar for each rival: pixels given the codes in grey, then the KL in its kind's colour.
 
     Args:
         rivals: as `stored_rivals` returns them.
         start: of the axis, bits per dim.
+        end: of the axis; with it the legend goes below, and letters are larger.
     """
     import matplotlib.pyplot as plt
 
-    figure, axis = plt.subplots(figsize=(7.2, 0.275 * len(rivals) + 0.4))
+    size = (7.2, 0.275 * len(rivals) + 0.4) if end is None else (5.4, 0.3 * len(rivals) + 1.2)
+    figure, axis = plt.subplots(figsize=size)
+    letters = "small" if end is None else "medium"
     for row, rival in enumerate(rivals.values()):
         pixels = rival.test - rival.kl
         colour = PALETTE[KINDS.index(rival.kind)]
         axis.barh(row, pixels - start, left=start, color="#c8c8c8")
         axis.barh(row, rival.kl, left=pixels, color=colour)
-        axis.text(rival.test + 0.01, row, f"{rival.test:.2f}", va="center", fontsize="small")
+        axis.text(rival.test + 0.01, row, f"{rival.test:.2f}", va="center", fontsize=letters)
     axis.set(yticks=range(len(rivals)), yticklabels=[rival.label for rival in rivals.values()])
-    axis.set(xlim=(start, 6.85), xlabel="bits per dim, CIFAR-10 test images")
+    axis.set(xlim=(start, end or 6.85), xlabel="bits per dim, CIFAR-10 test images")
     axis.invert_yaxis()
     axis.grid(visible=False, axis="y")
     parts = {"pixels given the latents": "#c8c8c8"}
     parts |= {f"latents, {kind}": colour for kind, colour in zip(KINDS, PALETTE, strict=False)}
     handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in parts.values()]
-    axis.legend(handles, list(parts), fontsize="small", loc="upper right")
+    if end is None:
+        axis.legend(handles, list(parts), fontsize=letters, loc="upper right")
+    else:
+        figure.legend(handles, list(parts), loc="outside lower center", ncols=2, handlelength=1)
     return figure
 
 
