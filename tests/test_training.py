@@ -300,6 +300,22 @@ def test_tensorboard_reads_what_was_logged_once_though_steps_are_repeated(images
     assert events.Scalars("kl_bits_per_dim/layer_02")[-1].value == 2.0
 
 
+def test_tensorboard_shows_the_pictures_of_a_finished_run(images, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    out = tmp_path / "run"
+    run = trainer(changed(TINY, dataset=images), out)
+    run.run(show_progress=False)
+    reports.finish(run)
+    events = EventAccumulator(str(out / "tensorboard"))
+    events.Reload()
+    for name in ("samples", "reconstructions"):
+        (shown,) = events.Images(name)
+        assert shown.step == TINY.schedule.steps
+        assert shown.encoded_image_string == (out / f"{name}.png").read_bytes()
+        assert (shown.width, shown.height) == Image.open(out / f"{name}.png").size
+
+
 @pytest.mark.parametrize("kind", ["file", "dangling", "no folder of files"])
 def test_a_tensorboard_folder_that_cannot_be_written_is_one_error(kind, images, tmp_path, capfd):
     run = trainer(changed(TINY, dataset=images), tmp_path / "run")

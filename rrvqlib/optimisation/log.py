@@ -72,6 +72,19 @@ class Events:
         values = [{"tag": name, "simple_value": value} for name, value in scalars.items()]
         self.write(self.event(step=step, summary={"value": values}))
 
+    def show(self, step: int, pictures: dict[str, Path]) -> None:
+        """PNG files under their names."""
+        from PIL import Image
+
+        values = []
+        for name, path in pictures.items():
+            with Image.open(path) as picture:
+                sides = {"height": picture.height, "width": picture.width}
+                colours = len(picture.getbands())
+            shown = sides | {"colorspace": colours, "encoded_image_string": path.read_bytes()}
+            values.append({"tag": name, "image": shown})
+        self.write(self.event(step=step, summary={"value": values}))
+
     def write(self, *events: Any) -> None:
         """Append events to the file."""
         from tensorboard.summary.writer.record_writer import RecordWriter

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rrvqlib.errors import UserError
 from rrvqlib.files import write_json
 from rrvqlib.models.saved import save_model
+from rrvqlib.optimisation.log import Events
 from rrvqlib.optimisation.schedules import temperature_at
 from rrvqlib.runs import pictures, records
 from rrvqlib.runs.scoring import score
@@ -93,6 +94,8 @@ def finish(run: Trainer, label: str = "", *, complete: bool = True) -> dict[str,
     run.progress.seconds = run.clock.spent
     describe(run)
     write_json(run.out / "results.json", results)  # last: it says that the run has a score
+    shown = {name: run.out / f"{name}.png" for name in ("samples", "reconstructions")}
+    Events(run.out / "tensorboard", steps).show(steps, shown)
     return results
 
 
