@@ -56,6 +56,7 @@ VARIANTS: dict[str, dict] = {
     "lr-32e-3": {"lr": 32e-3},
     "codebook-x1": {"codebook_lr_factor": 1.0},
     "codebook-x20": {"codebook_lr_factor": 20.0},
+    "codebook-x80": {"codebook_lr_factor": 80.0},
     "soft": {"relaxation": "soft", "temperature": 0.5, "temperature_end": 0.1},
     "temperature-0.5": {"temperature": 0.5},
     "temperature-to-0.25": {"temperature_end": 0.25},
@@ -93,6 +94,8 @@ VARIANTS: dict[str, dict] = {
     "code-size-16": {"embedding_dim": 16},
     "adam": {"optimizer": "adam", "lr": 2e-3},
     "batch-16": {"batch_size": 16, "steps": 900, "eval_every": 900},
+    "free-1": {"free_nats": 1.0},
+    "free-4": {"free_nats": 4.0},
     "twice-as-long": {"steps": 900, "eval_every": 900},
 }
 
