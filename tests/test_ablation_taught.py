@@ -11,7 +11,8 @@ from rrvqlib.latents import RelaxedLatent, categorical_kl
 from rrvqlib.models import build
 from rrvqlib.settings import ModelSettings, changed
 from rrvqlib.teaching import ablation, train
-from rrvqlib.teaching.ablation import CELLS, TABLE_G1, by_cell, contrasts, interval, sweep_runs
+from rrvqlib.teaching.ablation import CELLS, by_cell, contrasts, interval, sweep_runs
+from rrvqlib.teaching.paper_tables import TABLE_G1
 
 RESULTS = Path(__file__).parent.parent / "book" / "results"
 TINY = changed(

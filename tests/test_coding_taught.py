@@ -12,7 +12,8 @@ import torch
 
 from rrvqlib import data, load
 from rrvqlib.coding import Codec
-from rrvqlib.teaching import ans, formats
+from rrvqlib.likelihoods import pixels_to_reals
+from rrvqlib.teaching import ans, fixed_length, formats
 
 STARTS = [0, 8, 12, 15, 16]
 
@@ -125,3 +126,30 @@ def test_the_interactive_figure_pushes_and_pops_as_the_library_does():
     for state, found in zip(states, json.loads(run.stdout), strict=True):
         pushed = [ans.push(state, k, STARTS) for k in range(4)]
         assert list(map(int, found)) == [*pushed, *ans.pop(state, STARTS)]
+
+
+def test_codes_at_fixed_length_are_2275_bits_of_a_file_and_come_back(tmp_path):
+    """Appendix F's count, from a file on disk; what is seen is what the library's codec sees."""
+    codec = Codec(load("photos64-l5-cpu"))
+    images = data.load("photos", image_size=64).test[:3]
+    assert fixed_length.bits(codec.model) == [256 * 7, 64 * 6, 16 * 5, 4 * 4, 3]
+    for number, image in enumerate(images.split(1)):
+        path = tmp_path / f"{number}.bin"
+        path.write_bytes(fixed_length.to_file(codec.model, image))
+        assert path.stat().st_size == 285 and fixed_length.bits_in(path.read_bytes()) == 2275
+        _, (seen,) = codec.encode_codes(image, 5)
+        assert torch.equal(fixed_length.from_file(codec.model, path.read_bytes())[0], seen)
+    other = fixed_length.to_file(codec.model, images[:1])  # the file is of this picture
+    assert not torch.equal(fixed_length.from_file(codec.model, other)[0], seen)
+
+
+def test_the_layout_of_a_fixed_length_file():
+    """By hand: digits of base K, the top layer's first symbol lowest, a 1 above all."""
+    codec = Codec(load("photos64-l5-cpu"))
+    model, image = codec.model, data.load("photos", image_size=64).test[:1]
+    number = int.from_bytes(fixed_length.to_file(model, image), "big")
+    with torch.no_grad():
+        feature = model.encoder(pixels_to_reals(image).double())[-1]
+        layer = model.layers[-1]
+        log_q = layer.latent.log_posterior(layer.posterior(feature, model.decoder.top(1)))
+    assert number % 8 == log_q.argmax().item() and number >> 2275 == 1

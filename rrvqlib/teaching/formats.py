@@ -100,18 +100,26 @@ def decibels_at(budget: float, image: Tensor, coder: Callable[[Tensor, int], Los
     )
 
 
-def gains(codec: Codec, images: Tensor, coder: Callable[[Tensor, int], Lossy]) -> list[float]:
+def gains(
+    codec: Codec,
+    images: Tensor,
+    coder: Callable[[Tensor, int], Lossy],
+    budget: int | None = None,
+) -> list[float]:
     """By how many dB a hierarchy's codes are better, picture by picture, at equal bits.
 
     Args:
-        codec: its codes are priced by the prior; all of its layers are kept.
+        codec: all of its layers are kept.
         images: uint8 (N, 3, S, S).
-        coder: the rival; its payload is what the codes cost.
+        coder: the rival.
+        budget: bits of the rival's payload; None for the price of the picture's codes under the
+            prior.
     """
     found = []
     for image in images.split(1):
         coded, pictures = codec.encode_codes(image, len(codec.layers))
-        found.append(psnr(image, pictures) - decibels_at(coded.net_bits, image[0], coder))
+        bits = coded.net_bits if budget is None else budget
+        found.append(psnr(image, pictures) - decibels_at(bits, image[0], coder))
     return found
 
 
