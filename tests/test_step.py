@@ -16,8 +16,9 @@ from rrvqlib.optimisation import step as step_module
 from rrvqlib.optimisation import trainer as trainer_module
 from rrvqlib.optimisation.adamax import Adam, AdaMax
 from rrvqlib.optimisation.cuda_graph import recorded
+from rrvqlib.optimisation.feed import BUFFERS, FromHost, OnDevice, fits
 from rrvqlib.optimisation.flat_weights import learning_groups
-from rrvqlib.optimisation.order import epoch_order
+from rrvqlib.optimisation.order import ImageOrder, epoch_order
 from rrvqlib.optimisation.schedules import kl_weight_at, lr_factor_at, temperature_at
 from rrvqlib.optimisation.step import Step
 from rrvqlib.runs import pictures
@@ -216,7 +217,7 @@ def use(step):
     """A training step, a score, reconstructions, samples."""
     step()
     model = step.evaluated.eval()
-    images = step.images[:2]
+    images = step.feed.batch()[0][:2]
     with torch.no_grad():
         assert model(images).log_weight.device == images.device
         assert model.reconstruct(images).device == images.device
@@ -276,6 +277,77 @@ def test_a_step_runs_on_fake_cuda_tensors(kind, images, tmp_path, monkeypatch):
 def test_the_guard_refuses_what_it_should(waits):
     with OnOneDevice("meta"), pytest.raises((AssertionError, RuntimeError, NotImplementedError)):
         waits("meta")
+
+
+# Images that stay on the host.
+
+
+def test_a_step_on_a_device_takes_images_from_the_host(tmp_path):
+    """They are sent when the step's turn comes; the step itself stays on its device."""
+    settings = changed(TINY, dataset="swatches")
+    model = build(settings.model).to("meta")
+    images = torch.randint(0, 256, (20, 3, 8, 8), dtype=torch.uint8)
+    step = Step(model, images, settings)
+    step.dials.set((1e-3, 2e-3), temperature=0.7, kl_weight=0.5)
+    assert step.feed.images is images and step.feed.batch()[0].device.type == "meta"
+    step.feed.turn_to(1)
+    with OnOneDevice("meta"):
+        use(step)
+
+
+@pytest.mark.parametrize("n", [3, 20, 23])
+@pytest.mark.parametrize("processes", [1, 2])
+def test_both_feeds_give_the_same_images(n, processes):
+    images = torch.randint(0, 256, (n, 3, 4, 4), dtype=torch.uint8)
+    labels = torch.arange(n)
+    for rank in range(processes):
+        order, here = (
+            [ImageOrder(n, 4, 1, torch.device("cpu")) for _ in range(2)],
+            (rank, processes),
+        )
+        there = OnDevice(images, labels, order[0], *here)
+        sent = FromHost(images, labels, order[1], *here, torch.device("cpu"))
+        for step in [*range(12), 5]:  # over the end of epochs, and back as a resumed run goes
+            there.turn_to(step)
+            sent.turn_to(step)
+            for one, other in zip(there.batch(), sent.batch(), strict=True):
+                assert torch.equal(one, other)
+            assert torch.equal(images[sent.batch()[1]], sent.batch()[0])
+
+
+def test_training_from_the_host_is_training_bit_for_bit(images, tmp_path, monkeypatch):
+    weights = []
+    for host in (False, True):
+        step = rrvq(images, tmp_path)
+        if host:
+            own = step.feed
+            step.feed = FromHost(own.images, None, own.order, 0, 1, torch.device("cpu"))
+        for number in range(4):
+            torch.manual_seed(number)
+            step.feed.turn_to(number)
+            step()
+        weights.append(step.weights.values.clone())
+    assert torch.equal(*weights)
+
+
+def test_what_is_sent_next_does_not_change_what_is_under_way():
+    """Copies may still be running when the host writes the next buffer, for two steps."""
+    images = torch.arange(40, dtype=torch.uint8).view(40, 1, 1, 1)
+    order = ImageOrder(40, 4, 0, torch.device("cpu"))
+    feed = FromHost(images, None, order, 0, 1, torch.device("cpu"))
+    under_way = []
+    for step in range(3):
+        feed.turn_to(step)
+        under_way.append((feed.sent[step % BUFFERS], feed.batch()[0].clone()))
+    assert all(torch.equal(buffer, batch) for buffer, batch in under_way)
+
+
+@pytest.mark.parametrize(("free", "expected"), [(2 * 960, True), (2 * 960 - 1, False)])
+def test_images_stay_on_the_host_where_a_gpu_has_no_room(free, expected, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10**12))
+    images = torch.zeros(20, 3, 4, 4, dtype=torch.uint8)
+    assert fits(images, torch.device("cuda")) is expected
+    assert fits(images, torch.device("cpu"))
 
 
 # Recorded steps. Here a recording is a function that plays the step again.
@@ -345,12 +417,12 @@ def nothing(step):
 
 
 def stale_images(step):
-    row = step.order.row.clone()
+    row = step.feed.order.row.clone()
 
     def replay():
-        step.order.row.fill_((int(row) + 1) % len(step.order.table))
+        step.feed.order.row.fill_((int(row) + 1) % len(step.feed.order.table))
         step()
-        step.order.row.copy_(row)
+        step.feed.order.row.copy_(row)
 
     return replay
 
@@ -386,5 +458,5 @@ def test_scores_and_pictures_of_a_step_s_average(images, tmp_path):
     step = rrvq(images, tmp_path)
     for _ in range(2):
         step()
-    assert math.isfinite(score(step.evaluated, step.images)["bits_per_dim"])
+    assert math.isfinite(score(step.evaluated, step.feed.images)["bits_per_dim"])
     assert pictures.sample_images(step.evaluated, 2).shape == (2, 3, 8, 8)

@@ -132,7 +132,7 @@ def rate_of(settings: RunSettings, way: Way, images: Tensor, seconds: float) -> 
     step.statistics.skipped.item()
     started, steps = time.perf_counter(), 0
     while time.perf_counter() - started < seconds or not steps:
-        step.order.turn_to(steps)
+        step.feed.turn_to(steps)
         call()
         steps += 1
         if steps % 2 == 0:  # as a training's pace does, the clock must not run ahead

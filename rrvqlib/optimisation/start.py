@@ -18,22 +18,29 @@ INIT_IMAGES = 256  # of the batch that data-dependent initialisation sees
 
 
 def first_model(
-    settings: RunSettings, images: Tensor, labels: Tensor | None = None, *, resumed: bool
+    settings: RunSettings,
+    images: Tensor,
+    labels: Tensor | None = None,
+    device: torch.device | None = None,
+    *,
+    resumed: bool,
 ) -> VAE:
     """A model as it is before the first step, the same in every process.
 
     Args:
         settings: of the run.
-        images: all training images, uint8 (N, c, S, S), on the device of the run.
+        images: all training images, uint8 (N, c, S, S), on the device of the run or on the host.
         labels: int64 (N,), their classes, where the model has classes.
+        device: of the run; that of the images where it is left out.
         resumed: its weights are going to be replaced by a checkpoint's.
 
     Raises:
         UserError: the run to start from is missing, or its model is another.
     """
     seed, start_from = settings.optimisation.seed, settings.optimisation.start_from
+    device = device or images.device
     torch.manual_seed(seed)
-    model = build(settings.model).to(images.device)
+    model = build(settings.model).to(device)
     if resumed:
         return model
     if start_from:
@@ -41,8 +48,8 @@ def first_model(
     if settings.model.second_stage.kind != "none" or not start_from:
         first = epoch_order(seed, 0, len(images))[:INIT_IMAGES].to(images.device)
         model.initialise(
-            images[first].contiguous(memory_format=layout(settings.machine)),
-            None if labels is None else labels[first],
+            images[first].to(device).contiguous(memory_format=layout(settings.machine)),
+            None if labels is None else labels[first].to(device),
         )
     return model
 

@@ -18,8 +18,8 @@ from rrvqlib.numerics import half_precision, total
 from rrvqlib.objectives.elbo import bits_per_dim, training_loss
 from rrvqlib.optimisation.adamax import OPTIMIZERS
 from rrvqlib.optimisation.dials import Dials, Statistics
+from rrvqlib.optimisation.feed import feed
 from rrvqlib.optimisation.flat_weights import FlatWeights
-from rrvqlib.optimisation.order import ImageOrder
 from rrvqlib.settings.run import MachineSettings, RunSettings
 
 
@@ -33,7 +33,7 @@ class Step:
 
     Args:
         model: learns; its parameters become views of one vector.
-        images: all training images, uint8 (N, c, S, S), on the model's device.
+        images: all training images, uint8 (N, c, S, S), on the model's device or on the host.
         labels: int64 (N,), their classes, there too; None where the model has none.
         settings: of the run.
         rank, processes: which share of a step's images is this process's.
@@ -57,19 +57,16 @@ class Step:
         all_mean: Callable[[Tensor], Tensor] = lambda values: values,
     ):
         self.settings, self.parts = settings.optimisation, settings.machine.grad_accumulation
-        self.images, self.labels = images, labels
         self.all_mean, self.bf16 = all_mean, bf16
-        self.device = images.device
-        self.rank, self.processes = rank, processes
+        self.device = next(model.parameters()).device
         self.layout = layout(settings.machine)
         self.model = model
         self.average = FlatWeights(deepcopy(model)) if self.settings.ema_decay else None
         self.weights = FlatWeights(model)
         optimizer = OPTIMIZERS[self.settings.optimizer]
         self.optimizer = optimizer(self.weights.values, self.weights.sizes)
-        self.order = ImageOrder(
-            len(images), self.settings.batch_size, self.settings.seed, self.device
-        )
+        batch_size, seed = self.settings.batch_size, self.settings.seed
+        self.feed = feed(images, labels, batch_size, seed, rank, processes, self.device)
         if batch_weights is None:
             batch_weights = self.device.type == "cuda" and not settings.machine.compile
         dtype = torch.bfloat16 if bf16 else torch.float32
@@ -118,14 +115,10 @@ class Step:
 
     def micro_batches(self) -> list[tuple[Tensor, Tensor | None]]:
         """This process's uint8 images of the step and labels, in `grad_accumulation` parts."""
-        indices = self.order.indices().chunk(self.processes)[self.rank]
-        return [
-            (
-                self.images[part].contiguous(memory_format=self.layout),
-                None if self.labels is None else self.labels[part],
-            )
-            for part in indices.chunk(self.parts)
-        ]
+        images, labels = self.feed.batch()
+        shares = [None] * self.parts if labels is None else labels.chunk(self.parts)
+        laid = (part.contiguous(memory_format=self.layout) for part in images.chunk(self.parts))
+        return list(zip(laid, shares, strict=True))
 
     def backward(self) -> tuple[Tensor, Tensor]:
         """Forward and backward; the loss in bits per dim, and the largest KL of a layer in nats.

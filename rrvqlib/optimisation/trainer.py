@@ -19,6 +19,7 @@ from rrvqlib.optimisation import reports
 from rrvqlib.optimisation.clock import Clock, Pace, due
 from rrvqlib.optimisation.compiled import compile_errors, compile_layers
 from rrvqlib.optimisation.cuda_graph import recorded, records_steps
+from rrvqlib.optimisation.feed import fits
 from rrvqlib.optimisation.log import MetricsLog
 from rrvqlib.optimisation.processes import Processes
 from rrvqlib.optimisation.schedules import Plateau, kl_weight_at, lr_factor_at, temperature_at
@@ -65,10 +66,11 @@ class Trainer:
         self.device = self.processes.device
         check_processes(settings, self.processes.count)
         self.progress = Progress()
-        images = splits.train.to(self.device)
-        labels = splits.labels.get("train")
-        labels = None if labels is None else labels.to(self.device)
-        self.model = first_model(settings, images, labels, resumed=resumed)
+        images, labels = splits.train, splits.labels.get("train")
+        if fits(images, self.device):
+            images = images.to(self.device)
+            labels = None if labels is None else labels.to(self.device)
+        self.model = first_model(settings, images, labels, self.device, resumed=resumed)
         self.compute = Step(
             self.model,
             images,
@@ -123,7 +125,7 @@ class Trainer:
         settings, progress = self.settings.optimisation, self.progress
         # Noise depends on seed, step and process alone, so that a resumed run draws it again.
         torch.manual_seed((settings.seed << 40) + (progress.step << 8) + self.processes.rank)
-        self.compute.order.turn_to(progress.step)
+        self.compute.feed.turn_to(progress.step)
         self.set_dials()
         self.on_device()
         progress.step += 1

@@ -30,11 +30,12 @@ def to_file(model: HierarchicalVAE, image: Tensor) -> bytes:
     """
     state, sent = model.decoder.top(1), []
     features = model.encoder(pixels_to_reals(image).to(state.dtype))
-    for layer, feature in zip(reversed(model.layers), reversed(features), strict=True):
-        log_q = layer.latent.log_posterior(layer.posterior(feature, state))
-        codes = log_q.argmax(-1)
-        sent.append((codes.flatten().tolist(), range(log_q.shape[-1] + 1)))
-        state = layer.decode(state, layer.latent.lookup(codes))
+    latents = only(DiscreteLatent, model.latents)
+    parts = list(zip(model.layers, latents, features, strict=True))
+    for layer, latent, feature in reversed(parts):
+        codes = latent.log_posterior(layer.posterior(feature, state)).argmax(-1)
+        sent.append((codes.flatten().tolist(), range(latent.values + 1)))
+        state = layer.decode(state, latent.lookup(codes))
     number = 1
     for codes, starts in reversed(sent):  # a stack: what is pushed last is read first
         for code in reversed(codes):

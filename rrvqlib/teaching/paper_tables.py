@@ -56,7 +56,12 @@ TABLE_G1 = {
     },
 }
 # The runs on CIFAR-10 are those of chapter 10, which have its names.
-CHAPTER_10 = {"vimco": "vimco", "rvq": "straight-through", "rrvq": "rrvq-l4", "spatial": "spatial-l4"}
+CHAPTER_10 = {
+    "vimco": "vimco",
+    "rvq": "straight-through",
+    "rrvq": "rrvq-l4",
+    "spatial": "spatial-l4",
+}
 DATA_NAMES = {"CIFAR-10": "cifar10", "SVHN": "svhn", "CelebA": "celeba"}
 
 
