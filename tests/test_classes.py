@@ -235,6 +235,35 @@ def test_labels_of_a_file_that_do_not_fit(labels, message, tmp_path):
         data.load(f"npz:{tmp_path / 'set.npz'}")
 
 
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (np.array(["dark", "grey"]), "3 or more"),
+        (np.array([["dark", "grey", "light"]]), "one string"),
+        (np.arange(3), "one string"),
+        (np.array(["dark", "grey", "dark"]), "must differ"),
+        (np.array(["dark", "", "light"]), "none may be empty"),
+    ],
+)
+def test_names_of_classes_that_do_not_fit(names, message, tmp_path):
+    coloured(tmp_path / "set.npz")
+    np.savez(tmp_path / "set.npz", **np.load(tmp_path / "set.npz"), class_names=names)
+    with pytest.raises(UserError, match=message):
+        data.load(f"npz:{tmp_path / 'set.npz'}")
+
+
+def test_a_file_names_its_classes(tmp_path):
+    coloured(tmp_path / "set.npz")
+    names = np.array(["dark", "grey", "light", "not in it"])
+    np.savez(tmp_path / "named.npz", **np.load(tmp_path / "set.npz"), class_names=names)
+    assert data.load(f"npz:{tmp_path / 'named.npz'}").class_names == tuple(names)
+    assert data.load(f"npz:{tmp_path / 'set.npz'}").class_names == ()
+    objects = names.astype(object)  # would have to be unpickled
+    np.savez(tmp_path / "objects.npz", **np.load(tmp_path / "set.npz"), class_names=objects)
+    with pytest.raises(UserError, match="plain arrays"):
+        data.load(f"npz:{tmp_path / 'objects.npz'}")
+
+
 def test_folders_are_classes(tmp_path):
     for split in ("train", "valid", "test"):
         for number, name in enumerate(("cats", "dogs")):

@@ -310,10 +310,41 @@ def test_tensorboard_shows_the_pictures_of_a_finished_run(images, tmp_path):
     events = EventAccumulator(str(out / "tensorboard"))
     events.Reload()
     for name in ("samples", "reconstructions"):
-        (shown,) = events.Images(name)
+        *_, shown = events.Images(name)
         assert shown.step == TINY.schedule.steps
         assert shown.encoded_image_string == (out / f"{name}.png").read_bytes()
         assert (shown.width, shown.height) == Image.open(out / f"{name}.png").size
+
+
+def test_tensorboard_shows_how_pictures_change_while_a_run_is_trained(images, tmp_path):
+    """At every save, of validation images; the training itself is the same with and without."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    weights = []
+    for save_every in (2, 1000):
+        out = tmp_path / f"run-{save_every}"
+        run = trainer(changed(TINY, dataset=images, steps=6, save_every=save_every), out)
+        run.run(show_progress=False)
+        weights.append(run.compute.weights.values.clone())
+        if save_every == 2:
+            reports.finish(run)
+            events = EventAccumulator(str(out / "tensorboard"))
+            events.Reload()
+            for name in ("samples", "reconstructions"):
+                shown = events.Images(name)
+                assert [image.step for image in shown] == [2, 4, 6]
+                assert len({image.encoded_image_string for image in shown}) == 3
+    assert torch.equal(*weights)
+
+
+def test_a_model_that_paints_nan_on_the_way_is_trained_on(images, tmp_path, monkeypatch):
+    def refuse(*args):
+        raise UserError("the model gives NaN")
+
+    monkeypatch.setattr(reports.pictures, "run_pictures", refuse)
+    run = trainer(changed(TINY, dataset=images, steps=4, save_every=2), tmp_path / "run")
+    run.run(show_progress=False)
+    assert run.progress.step == 4
 
 
 @pytest.mark.parametrize("kind", ["file", "dangling", "no folder of files"])

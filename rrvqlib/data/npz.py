@@ -35,7 +35,7 @@ def load_npz(place: Path, wanted: Wanted) -> Splits:
     Without valid_images the last tenth of the training images is for validation: by their
     positions in the official set, where the file gives them as train_index, else by their order.
     Labels are read where there are train_labels and test_labels (and valid_labels, if there are
-    valid_images).
+    valid_images), and what they stand for where there is an array class_names of strings.
 
     Args:
         place: the file; its images are (N, H, W, c) or (N, c, H, W), c 3 or 1, or (N, H, W), its
@@ -93,6 +93,7 @@ def load_npz(place: Path, wanted: Wanted) -> Splits:
         description=f"The images of the file {place.name}; {how}.",
         known_digest=found.digest,
         labels=labels,
+        class_names=_read_class_names(place, headers, labels),
     )
 
 
@@ -149,6 +150,29 @@ def _read_labels(path: Path, headers: dict[str, np.ndarray]) -> dict[str, Tensor
             raise UserError(f"{name} of {path} must be from 0 to {MAX_CLASSES - 1}; correct it")
         labels[split] = torch.from_numpy(values.astype(np.int64))
     return labels
+
+
+def _read_class_names(
+    path: Path, headers: dict[str, np.ndarray], labels: dict[str, Tensor]
+) -> tuple[str, ...]:
+    """What label 0 stands for, label 1, and so on; nothing where labels or names are missing.
+
+    Raises:
+        UserError: they are not different strings, one for each label.
+    """
+    if not labels or "class_names" not in headers:
+        return ()
+    there, needed = headers["class_names"], 1 + max(int(of.max()) for of in labels.values())
+    if there.dtype.kind != "U" or there.ndim != 1 or len(there) < needed:
+        raise UserError(
+            f"class_names of {path} is {there.dtype} {there.shape}; it must hold one string for"
+            f" each label, {needed} or more"
+        )
+    with reading(path) as file:
+        names = tuple(map(str, file["class_names"]))
+    if len(set(names)) < len(names) or not all(names):
+        raise UserError(f"class_names of {path} must differ, and none may be empty; correct them")
+    return names
 
 
 def _put_array(

@@ -19,6 +19,7 @@ ARRAYS = (
     *("train_images", "valid_images", "test_images"),
     *("train_labels", "valid_labels", "test_labels"),
     "train_index",
+    "class_names",
 )
 
 

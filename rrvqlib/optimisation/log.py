@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from importlib import import_module
@@ -72,16 +73,16 @@ class Events:
         values = [{"tag": name, "simple_value": value} for name, value in scalars.items()]
         self.write(self.event(step=step, summary={"value": values}))
 
-    def show(self, step: int, pictures: dict[str, Path]) -> None:
+    def show(self, step: int, pictures: dict[str, bytes]) -> None:
         """PNG files under their names."""
         from PIL import Image
 
         values = []
-        for name, path in pictures.items():
-            with Image.open(path) as picture:
+        for name, file in pictures.items():
+            with Image.open(io.BytesIO(file)) as picture:
                 sides = {"height": picture.height, "width": picture.width}
                 colours = len(picture.getbands())
-            shown = sides | {"colorspace": colours, "encoded_image_string": path.read_bytes()}
+            shown = sides | {"colorspace": colours, "encoded_image_string": file}
             values.append({"tag": name, "image": shown})
         self.write(self.event(step=step, summary={"value": values}))
 

@@ -49,6 +49,22 @@ def evaluation(run: Trainer) -> dict[str, Any]:
     }
 
 
+def show_pictures(run: Trainer, events: Events) -> None:
+    """Samples and reconstructions of validation images as they are now, for TensorBoard."""
+    with run.uncompiled():
+        try:
+            shown = pictures.run_pictures(
+                run.evaluated,
+                run.splits.valid,
+                run.settings.optimisation.seed,
+                run.splits.labels.get("valid"),
+                pictures.ON_THE_WAY,
+            )
+        except UserError:  # a model that paints no numbers yet may still learn to
+            return
+    events.show(run.progress.step, shown)
+
+
 def finishing_seconds(run: Trainer) -> float:
     """How long scores and pictures will take, measured on a batch."""
     size = min(records.eval_batch(run.settings), len(run.splits.train))
@@ -84,7 +100,7 @@ def finish(run: Trainer, label: str = "", *, complete: bool = True) -> dict[str,
     save_model(model, run.out, settings.machine.weights_dtype, settings.machine.shard_mb)
     with run.uncompiled():
         results = records.final_results(model, run.splits, settings, label, complete=complete)
-        pictures.write_run_pictures(
+        shown = pictures.write_run_pictures(
             model,
             run.splits.test,
             run.out,
@@ -94,7 +110,6 @@ def finish(run: Trainer, label: str = "", *, complete: bool = True) -> dict[str,
     run.progress.seconds = run.clock.spent
     describe(run)
     write_json(run.out / "results.json", results)  # last: it says that the run has a score
-    shown = {name: run.out / f"{name}.png" for name in ("samples", "reconstructions")}
     Events(run.out / "tensorboard", steps).show(steps, shown)
     return results
 

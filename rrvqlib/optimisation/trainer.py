@@ -178,8 +178,11 @@ class Trainer:
                 if self.done or due(before, progress.position, evaluation.eval_every):
                     valid = self.report(log)
                     bar.set_postfix_str(f"valid {valid:.3f} bits/dim" if log else "")
-                if self.done or signum or due(before, progress.position, evaluation.save_every):
+                saves = due(before, progress.position, evaluation.save_every)
+                if self.done or signum or saves:
                     self.save()
+                if log and saves and not (self.done or signum):  # at the end come larger ones
+                    reports.show_pictures(self, log.events)
                 if signum:
                     raise Stopped(int(signum), progress.step)
 

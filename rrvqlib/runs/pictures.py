@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from rrvqlib.runs.scoring import batches, device_of, seeded
 
 RUN_IMAGES = 64  # in each picture of a run folder
 STRIP = 20  # pixels of height that a picture's name takes
-RECONSTRUCTED = RUN_IMAGES // 2  # of the second picture, beside their originals
+ON_THE_WAY = 16  # in each picture of a run that goes on
 
 
 def grid(images: Tensor, columns: int, gap: int = 2) -> Tensor:
@@ -80,18 +81,25 @@ def check_png(path: Path) -> None:
         raise UserError(f"{path}: pictures are PNG files; choose a name that ends in .png")
 
 
+def png(picture: Tensor) -> bytes:
+    """A uint8 picture (3, H, W), or a grey one (1, H, W), as a PNG file."""
+    from PIL import Image
+
+    pixels = picture[0] if len(picture) == 1 else picture.permute(1, 2, 0).contiguous()
+    file = io.BytesIO()
+    Image.fromarray(pixels.numpy()).save(file, format="PNG")
+    return file.getvalue()
+
+
 def write_png(path: Path, picture: Tensor) -> None:
     """Write a uint8 picture (3, H, W), or a grey one (1, H, W), atomically.
 
     Raises:
         UserError: as `check_png`.
     """
-    from PIL import Image
-
     check_png(path)
-    pixels = picture[0] if len(picture) == 1 else picture.permute(1, 2, 0).contiguous()
-    image = Image.fromarray(pixels.numpy())
-    write_atomically(path, lambda temporary: image.save(temporary, format="PNG"))
+    file = png(picture)
+    write_atomically(path, lambda temporary: temporary.write_bytes(file))
 
 
 def sample_images(
@@ -150,13 +158,35 @@ def reconstruction_pairs(
     return torch.stack([rebuilt, images.cpu()], dim=1).flatten(0, 1)
 
 
+def run_pictures(
+    model: VAE, images: Tensor, seed: int, labels: Tensor | None = None, count: int = RUN_IMAGES
+) -> dict[str, bytes]:
+    """`samples` and `reconstructions` as PNG files; a column a class, if there are.
+
+    Args:
+        model: is set to evaluation.
+        images: uint8 (N, c, S, S), of which the first are reconstructed.
+        seed: of the draws.
+        labels: int64 (N,), of a model with classes.
+        count: images in each picture, originals beside reconstructions included.
+    """
+    model.eval()
+    samples = sample_images(model, count, seed=seed)
+    some = None if labels is None else labels[: count // 2]
+    pairs = reconstruction_pairs(model, images[: count // 2], seed, some)
+    return {
+        "samples": png(grid(samples, sample_columns(model, count))),
+        "reconstructions": png(grid(pairs, columns=8)),
+    }
+
+
 def write_run_pictures(
     model: VAE, test_images: Tensor, out: Path, seed: int, labels: Tensor | None = None
-) -> None:
-    """`samples.png` and `reconstructions.png` of a run folder; a column a class, if there are."""
-    model.eval()
-    samples = sample_images(model, RUN_IMAGES, seed=seed)
-    write_png(out / "samples.png", grid(samples, sample_columns(model, RUN_IMAGES)))
-    some = None if labels is None else labels[:RECONSTRUCTED]
-    pairs = reconstruction_pairs(model, test_images[:RECONSTRUCTED], seed, some)
-    write_png(out / "reconstructions.png", grid(pairs, columns=8))
+) -> dict[str, bytes]:
+    """Write the pictures of a finished run into its folder; returns what `run_pictures` does."""
+    files = run_pictures(model, test_images, seed, labels)
+    for name, file in files.items():
+        write_atomically(
+            out / f"{name}.png", lambda temporary, file=file: temporary.write_bytes(file)
+        )
+    return files
