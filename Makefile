@@ -38,6 +38,7 @@ figures: $(READY) ## draw the diagrams of book/figures again
 
 results: $(READY) ## make every table and figure of book/results again: the page and its chapters
 	$(BIN)/python tools/results_page.py
+	$(BIN)/python tools/tables_page.py
 	$(BIN)/python tools/recipe_page.py
 	$(BIN)/python tools/run_chapters.py $(wildcard $(foreach n,06 07 08 09 10 11 12 13 14,book/$(n)-*.ipynb))
 

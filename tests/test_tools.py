@@ -20,7 +20,7 @@ def tool(name, *argv):
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
 
 
-@pytest.mark.parametrize("name", ["results_page.py", "run_chapters.py"])
+@pytest.mark.parametrize("name", ["results_page.py", "tables_page.py", "run_chapters.py"])
 def test_help_is_help(name):
     page = ROOT / "book" / "cpu-results.md"
     before = page.stat().st_mtime_ns

@@ -68,6 +68,7 @@ CHAPTERS = {
     "rival-rsq-vae": "14-relatives",
     "rival-sq-vae-2": "14-relatives",
     "rival": "10-rivals",
+    "table-1": "paper-tables",
 }
 
 
