@@ -16,7 +16,7 @@ from rrvqlib.errors import UserError
 from rrvqlib.likelihoods import reals_to_pixels
 from rrvqlib.models import build
 from rrvqlib.settings import changed
-from rrvqlib.teaching import depth, depth_figures, full_scale, manual
+from rrvqlib.teaching import depth, depth_figures, full_scale, manual, records
 
 mpl.use("Agg")
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,7 +49,7 @@ def test_a_score_is_the_sum_of_its_parts():
 
 
 def test_a_course_has_what_its_log_has():
-    course = depth.course_of(RESULTS / "cifar10-cpu")
+    course = records.course_of(RESULTS / "cifar10-cpu")
     lines = (RESULTS / "cifar10-cpu" / "metrics.jsonl").read_text().splitlines()
     last = json.loads(lines[-1])
     assert len(course.images) == len(lines)
@@ -167,7 +167,7 @@ def test_the_curves_in_the_page_are_those_of_the_runs():
     assert sum(len(data[kind]) for kind in ("logistic", "mixture")) == len(runs)
     for (kind, name), run in runs.items():
         for seed, end in enumerate(("", "-seed-1")):
-            course = depth.course_of(RESULTS / f"{run}{end}")
+            course = records.course_of(RESULTS / f"{run}{end}")
             assert data["images"] == course.images.tolist()
             assert data[kind][name][seed] == pytest.approx(course.score.tolist(), abs=6e-4)
 
@@ -180,7 +180,7 @@ def test_the_page_computes_the_gaps_of_the_chapter():
     run = subprocess.run(["node", "-e", script], capture_output=True, text=True, check=True)
     found = json.loads(run.stdout)
     one, six, gaussian = (
-        depth.course_of(RESULTS / f"cifar10-cpu{twin}-seed-1").score[6].item()
+        records.course_of(RESULTS / f"cifar10-cpu{twin}-seed-1").score[6].item()
         for twin in ("-one-layer", "", "-spatial")
     )
     assert found["gaps"] == pytest.approx([one - six, six - gaussian], abs=2e-3)

@@ -59,10 +59,11 @@ def test_seeds_are_those_of_the_run_and_a_new_one_is_found(tmp_path):
 
 
 def test_a_gap_curve_is_the_difference_of_two_at_the_evaluations_of_both(tmp_path):
+    usual = json.loads((RESULTS / gap.MIXTURE / "metrics.jsonl").read_text().splitlines()[0])
     for name, lines in {"a": [(1, 5.0), (2, 4.0), (3, 3.5)], "b": [(2, 3.0), (3, 3.0)]}.items():
         (tmp_path / name).mkdir()
         text = "\n".join(
-            json.dumps({"images_seen": 1000 * n, "valid_bits_per_dim": x}) for n, x in lines
+            json.dumps(usual | {"images_seen": 1000 * n, "valid_bits_per_dim": x}) for n, x in lines
         )
         (tmp_path / name / "metrics.jsonl").write_text(text)
     found = records.gap_curve(tmp_path / "a", tmp_path / "b")

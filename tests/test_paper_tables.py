@@ -1,4 +1,4 @@
-"""The paper's two tables beside our runs: one source for the numbers, and a page that is up to date."""
+"""The two tables of the paper beside our runs: one source, and a page that is up to date."""
 
 import json
 from pathlib import Path

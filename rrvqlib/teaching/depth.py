@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from rrvqlib.likelihoods.base import pixels_to_reals, reals_to_pixels
 from rrvqlib.models.hierarchy import HierarchicalVAE
 from rrvqlib.runs.similarity import psnr
 from rrvqlib.teaching.hierarchies import resampled
+from rrvqlib.teaching.records import results_of
 
 
 class Parts(NamedTuple):
@@ -29,20 +30,6 @@ class Parts(NamedTuple):
     score: float
     kl: float
     pixels: float
-
-
-class Course(NamedTuple):
-    """A run as it went, one entry an evaluation; arrays of length T.
-
-    Attributes:
-        images: seen so far.
-        score: on validation images, bits/dim.
-        kl: of all layers together, bits/dim.
-    """
-
-    images: Tensor
-    score: Tensor
-    kl: Tensor
 
 
 class Depth(NamedTuple):
@@ -65,27 +52,11 @@ class Depth(NamedTuple):
     seconds: float
 
 
-def results_of(folder: Path) -> dict[str, Any]:
-    """The final results of a run."""
-    return json.loads((folder / "results.json").read_text(encoding="utf-8"))
-
-
 def parts_of(folder: Path) -> Parts:
     """The score of a run on test images, taken apart."""
     found = results_of(folder)
     score, kl = found["test_bits_per_dim"], sum(found["kl_bits_per_dim"])
     return Parts(score, kl, score - kl)
-
-
-def course_of(folder: Path) -> Course:
-    """How a run went: its evaluations during training."""
-    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    found = [json.loads(line) for line in lines]
-    return Course(
-        torch.tensor([line["images_seen"] for line in found]),
-        torch.tensor([line["valid_bits_per_dim"] for line in found], dtype=torch.float64),
-        torch.tensor([sum(line["kl_bits_per_dim"]) for line in found], dtype=torch.float64),
-    )
 
 
 def depths_of(files: Sequence[Path], names: Sequence[str]) -> list[Depth]:

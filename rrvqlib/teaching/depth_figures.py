@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from rrvqlib.teaching.depth import Course, Depth, Parts, bits_per_code
+from rrvqlib.teaching.depth import Depth, Parts, bits_per_code
 from rrvqlib.teaching.figures import PALETTE, show_images
+from rrvqlib.teaching.records import Course
 
 if TYPE_CHECKING:
     import matplotlib.axes

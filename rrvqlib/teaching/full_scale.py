@@ -44,12 +44,6 @@ def step_times(record: Path) -> list[StepTime]:
     return sorted(found, key=lambda step: (step.recorded, step.together, step.batch))
 
 
-def metrics_of(folder: Path) -> list[dict[str, Any]]:
-    """The evaluations of a run, first to last."""
-    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
-
-
 def draw_waiting() -> Figure:
     """A drawing, not a measurement: launches and work of a few operations, three ways."""
     import matplotlib.pyplot as plt

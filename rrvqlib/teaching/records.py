@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from rrvqlib.runs import read_run_settings
+from rrvqlib.runs.folder import read_metrics
 
 
 class Stored(NamedTuple):
@@ -27,9 +30,28 @@ class Stored(NamedTuple):
     position: list[float]
 
 
+class Course(NamedTuple):
+    """A run as it went, one entry an evaluation; arrays of length T.
+
+    Attributes:
+        images: seen so far.
+        score: on validation images, bits/dim.
+        kl: of all layers together, bits/dim.
+    """
+
+    images: Tensor
+    score: Tensor
+    kl: Tensor
+
+
+def results_of(folder: Path) -> dict[str, Any]:
+    """The final results of a run."""
+    return json.loads((folder / "results.json").read_text(encoding="utf-8"))
+
+
 def stored(folder: Path) -> Stored:
     """What the folder of a finished run says."""
-    results = json.loads((folder / "results.json").read_text())
+    results = results_of(folder)
     model, kl = read_run_settings(folder).model, results["kl_bits_per_dim"]
     position = [model.dims * x / side**2 for x, side in zip(kl, model.pyramid, strict=True)]
     return Stored(results["test_bits_per_dim"], results["test_bits_per_dim_se"], kl, position)
@@ -51,10 +73,20 @@ def scores_of(results: Path, run: str) -> list[float]:
     return [stored(folder).score for folder in seeds_of(results, run)]
 
 
+def course_of(folder: Path) -> Course:
+    """How a run went: its evaluations during training."""
+    lines = read_metrics(folder)
+    return Course(
+        torch.tensor([line["images_seen"] for line in lines]),
+        torch.tensor([line["valid_bits_per_dim"] for line in lines], dtype=torch.float64),
+        torch.tensor([sum(line["kl_bits_per_dim"]) for line in lines], dtype=torch.float64),
+    )
+
+
 def curve(folder: Path) -> np.ndarray:
     """A run's evaluations, (2, n): thousand images seen, bits per dim of validation images."""
-    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    return np.array([(x["images_seen"] / 1000, x["valid_bits_per_dim"]) for x in lines]).T
+    course = course_of(folder)
+    return torch.stack([course.images / 1000, course.score]).numpy()
 
 
 def gap_curve(folder: Path, twin: Path) -> np.ndarray:
