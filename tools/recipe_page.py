@@ -55,7 +55,7 @@ do otherwise is in {{doc}}`differences`.
 
 def settings(values: dict[str, Any]) -> str:
     """{"lr": 0.1} -> "`lr` 0.1"."""
-    return ", ".join(f"`{name}` {written(value)}" for name, value in values.items())
+    return ", ".join(f"`{name}` `{written(value)}`" for name, value in values.items())
 
 
 def names(row: Statement | Gap) -> str:
