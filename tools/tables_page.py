@@ -141,7 +141,7 @@ within their own rows and with nothing else.
 ## Table 1
 
 Ours: 14,400 images each, 450 steps of 32, two seeds. RRVQ and Spatial-VAE are *four* layers of 48 channels where the paper's are 32 of 256; at 64 × 64 pixels all grids have twice the side. The settings are those of
-{{doc}}`10-rivals`, the same on all data sets; train scores are of 2,000 images, or of all if there are fewer. VIMCO has one seed; its number in the paper is an importance-weighted bound of 50 samples, ours here is the ELBO, like all others of ours ({{doc}}`10-rivals` has its bound as well).
+{{doc}}`10-rivals`, the same on all data sets; train scores are of 2,000 images, or of all if there are fewer. VIMCO has one seed; the published number that the paper quotes is an importance-weighted bound of 50 samples, ours here is the ELBO, like all others of ours ({{doc}}`10-rivals` has its bound as well).
 
 {table_1}
 
