@@ -119,7 +119,8 @@ def show(results: dict) -> None:
         error = cli.error_in_words(results["class_averaged_bits_per_dim_se"], 4)
         print(
             f"not told the class: {results['class_averaged_bits_per_dim']:.4f} bits/dim (standard"
-            f" error {error}, first {number_of(results['class_n'], 'image')}); it guesses"
+            f" error {error}, first {number_of(results['class_n'], 'image')}; told, these:"
+            f" {results['class_told_bits_per_dim']:.4f}); it guesses"
             f" {100 * results['class_guessed']:.0f} % of the classes"
         )
     if results["psnr_db"] is not None:

@@ -10,6 +10,8 @@ from rrvqlib import cli
 from rrvqlib.errors import UserError
 from rrvqlib.words import number_of
 
+SAMPLES = 64
+
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
@@ -18,7 +20,9 @@ def make_parser() -> argparse.ArgumentParser:
         description="Ancestral samples, one pass from the top layer down; a PNG of all of them.",
     )
     cli.add_run_arguments(parser, with_data=False)
-    parser.add_argument("--n", type=int, default=64, help="how many (default: 64)")
+    parser.add_argument(
+        "--n", type=int, help=f"how many (default: {SAMPLES}; with classes whole rows of them)"
+    )
     parser.add_argument(
         "--temperature",
         type=float,
@@ -40,7 +44,8 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command; `argv` stands for the words behind its name."""
     args = make_parser().parse_args(argv)
-    cli.check_range("n", args.n, 1, 10_000, "one picture holds")
+    if args.n is not None:
+        cli.check_range("n", args.n, 1, 10_000, "one picture holds")
     if not 0 <= args.temperature < math.inf:
         raise UserError(f"--temperature {args.temperature}: must be 0 or more, and finite")
     from rrvqlib.runs.folder import label_of, open_model
@@ -50,19 +55,22 @@ def main(argv: Sequence[str] | None = None) -> None:
         grid,
         sample_columns,
         sample_images,
+        whole_rows,
         write_png,
     )
 
     cli.check_new(args.out, force=args.force, inputs=[args.dir])
     check_png(args.out)
     model = open_model(args)
-    labels = None if args.label is None else label_of(args.dir, model, args.label).expand(args.n)
-    columns = sample_columns(model, args.n) if labels is None else math.ceil(math.sqrt(args.n))
+    one_class = args.label is not None
+    n = args.n or (SAMPLES if one_class else whole_rows(model, SAMPLES))
+    labels = label_of(args.dir, model, args.label).expand(n) if one_class else None
+    columns = math.ceil(math.sqrt(n)) if one_class else sample_columns(model, n)
     side = model.settings.image_size
-    check_grid(args.n, columns, (side, side))
-    images = sample_images(model, args.n, args.temperature, args.seed, labels)
+    check_grid(n, columns, (side, side))
+    images = sample_images(model, n, args.temperature, args.seed, labels)
     write_png(args.out, grid(images, columns))
-    cli.say(f"{args.out}: {number_of(args.n, 'sample')}")
+    cli.say(f"{args.out}: {number_of(n, 'sample')}")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from rrvqlib.models import build, load_model
 from rrvqlib.objectives.elbo import bits_per_dim
 from rrvqlib.optimisation.step import Step
 from rrvqlib.runs.folder import images_of, with_classes
-from rrvqlib.runs.pictures import sample_columns
+from rrvqlib.runs.pictures import sample_columns, whole_rows
 from rrvqlib.runs.scoring import importance_weighted_score, likeness, score, score_over_classes
 from rrvqlib.settings import changed
 from rrvqlib.settings.fields import SettingError
@@ -123,6 +123,7 @@ def test_samples_take_their_class_or_draw_it():
     torch.manual_seed(3)
     assert len(told.sample(60, 0.0).unique(dim=0)) == CLASSES  # the modes of all
     assert sample_columns(told, 64) == CLASSES and sample_columns(build(UNTOLD), 64) == 8
+    assert whole_rows(told, 64) == 64 // CLASSES * CLASSES and whole_rows(build(UNTOLD), 64) == 64
 
 
 def test_scores_over_classes_by_hand():
@@ -136,6 +137,9 @@ def test_scores_over_classes_by_hand():
     bound = weights.max(0).values + (weights - weights.max(0).values).exp().mean(0).log()
     expected = bits_per_dim(bound, told.settings.dims).mean().item()
     assert found["class_averaged_bits_per_dim"] == pytest.approx(expected, rel=1e-6)
+    true = torch.stack([weights[LABELS[n], n] for n in range(12)])
+    told_score = bits_per_dim(true, told.settings.dims).mean().item()
+    assert found["class_told_bits_per_dim"] == pytest.approx(told_score, rel=1e-6)
     right = [int(weights[:, n].argmax()) == int(LABELS[n]) for n in range(12)]
     assert found["class_guessed"] == pytest.approx(sum(right) / 12)
 

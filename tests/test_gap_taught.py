@@ -14,7 +14,7 @@ from rrvqlib.latents import Codebook
 from rrvqlib.likelihoods import LogisticMixture
 from rrvqlib.models import build
 from rrvqlib.settings import ModelSettings, changed
-from rrvqlib.teaching import bits_of_channels, colours, gap, records, relatives, rivals
+from rrvqlib.teaching import bits_of_channels, colours, gap, records, relatives, rivals, suspects
 
 RESULTS = Path(__file__).parent.parent / "book" / "results"
 TINY = changed(
@@ -89,7 +89,7 @@ def test_the_mean_gap_is_that_of_the_means_and_gaps_go_seed_by_seed():
 
 
 def test_suspects_quote_the_records():
-    found = {suspect.name: suspect for suspect in gap.suspects(RESULTS)}
+    found = {suspect.name: suspect for suspect in suspects.suspects(RESULTS)}
     assert len(found) == 6
     wide, narrow, rest = (gap.mean_gap(RESULTS, run) for run in gap.STAGES.values())
     assert found["likelihood"].found == f"gap {wide:.2f}, then {narrow:.2f}"
@@ -102,7 +102,7 @@ def test_suspects_quote_the_records():
 
 
 def test_suspects_make_a_table_with_a_row_each():
-    lines = gap.table(gap.suspects(RESULTS)).splitlines()
+    lines = suspects.table(suspects.suspects(RESULTS)).splitlines()
     assert sum(line.startswith("| ") for line in lines) == 7  # and the heads
     assert {line.count("|") for line in lines if line.startswith("|")} == {5}
 
@@ -114,12 +114,12 @@ def test_a_second_seed_of_four_codebooks_is_taken_up(tmp_path):
     (tmp_path / gap.FOUR).symlink_to(RESULTS / gap.FOUR)
     lines, suspect = (
         len(gap.draw_four(tmp_path).axes[0].lines),
-        gap.suspects(tmp_path_with(tmp_path)),
+        suspects.suspects(tmp_path_with(tmp_path)),
     )
     assert "one seed of four" in suspect[1].test
     (tmp_path / f"{gap.FOUR}-seed-1").symlink_to(RESULTS / gap.FOUR)
     assert len(gap.draw_four(tmp_path).axes[0].lines) == lines + 1
-    assert "two seeds of four" in gap.suspects(tmp_path)[1].test
+    assert "two seeds of four" in suspects.suspects(tmp_path)[1].test
 
 
 def tmp_path_with(folder):

@@ -67,6 +67,7 @@ CHAPTERS = {
     "rival-gm-vq": "14-relatives",
     "rival-rsq-vae": "14-relatives",
     "rival-sq-vae-2": "14-relatives",
+    "rival-rrvq-l4-classes": "your-own-images",
     "rival": "10-rivals",
     "table-1": "paper-tables",
 }

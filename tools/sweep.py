@@ -45,8 +45,19 @@ TABLE_G1 = {
     if value != flattened(BASE)[name]
 } | {"channels": 32}
 
+
+
+def recipe(run: str) -> dict:
+    """What a named run sets otherwise than the base, but for data and numbers of steps."""
+    own, base = flattened(RUNS[run].settings), flattened(BASE)
+    budget = {"dataset", "steps", "eval_every", "save_every", "iw_images"}
+    return {k: v for k, v in own.items() if v != base.get(k) and k not in budget}
+
+
 VARIANTS: dict[str, dict] = {
     "base": {},
+    "recipe-logistic": recipe("cifar10-cpu"),
+    "recipe-mixture": recipe("cifar10-cpu-mixture"),
     "l5": TABLE_G1,
     "channels-64": {"channels": 64},
     "paper-rates": {"lr": 8e-4, "codebook_lr_factor": 1.0},
@@ -73,6 +84,8 @@ VARIANTS: dict[str, dict] = {
     "init-scale-0.3": {"init_scale": 0.3},
     "codes-256": {"codebook_size": (256,)},
     "codes-16": {"codebook_size": (16,)},
+    "codes-8": {"codebook_size": (8,)},
+    "codes-4": {"codebook_size": (4,)},
     "one-per-scale": {"pyramid": (16, 8, 4, 2)},
     "all-at-16": {"pyramid": (16,) * 6},
     "depth-1": {"pyramid": (16,)},
@@ -89,6 +102,7 @@ VARIANTS: dict[str, dict] = {
     "gaussian": {"latent": "gaussian"},
     "groups-2": {"groups": 2},
     "groups-4": {"groups": 4},
+    "groups-8": {"groups": 8},
     "reinmax": {"relaxation": "reinmax", "temperature": 1.0, "temperature_end": 1.0},
     "at-32": {"pyramid": parse_sides("32,16*4,8,4")},
     "code-size-16": {"embedding_dim": 16},
@@ -119,10 +133,14 @@ def relaxed_score(trainer: Trainer, images: torch.Tensor) -> float:
 
 
 def run(name: str, dataset: str, seed: int, steps: int | None) -> dict:
-    changes = {k: v for part in name.split("+") for k, v in VARIANTS[part].items()}
+    settings = changed(BASE, dataset=dataset, seed=seed)
+    for part in name.split("+"):  # one after the other: what plays no part beside a later one goes
+        settings = changed(settings, **VARIANTS[part])
     if steps is not None:
-        changes |= {"steps": steps, "eval_every": steps}
-    settings = changed(BASE, dataset=dataset, seed=seed, **changes)
+        settings = changed(settings, steps=steps, eval_every=steps)
+    asked = {k for part in name.split("+") for k in VARIANTS[part]} | {"steps", "eval_every"}
+    base = flattened(BASE)
+    changes = {k: v for k, v in flattened(settings).items() if k in asked and v != base.get(k)}
     splits = data.load(dataset, settings.data.data_dir, settings.model.image_size)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(settings, splits, Path(folder), name)

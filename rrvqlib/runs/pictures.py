@@ -134,6 +134,11 @@ def sample_columns(model: VAE, n: int) -> int:
     return classes if 0 < classes <= n else math.ceil(math.sqrt(n))
 
 
+def whole_rows(model: VAE, n: int) -> int:
+    """At most n samples, so that each of their `sample_columns` has equally many."""
+    return n // sample_columns(model, n) * sample_columns(model, n)
+
+
 def reconstruction_pairs(
     model: VAE, images: Tensor, seed: int = 0, labels: Tensor | None = None
 ) -> Tensor:
@@ -168,10 +173,11 @@ def run_pictures(
         images: uint8 (N, c, S, S), of which the first are reconstructed.
         seed: of the draws.
         labels: int64 (N,), of a model with classes.
-        count: images in each picture, originals beside reconstructions included.
+        count: images in each picture, originals beside reconstructions included; samples end with
+            a whole row.
     """
     model.eval()
-    samples = sample_images(model, count, seed=seed)
+    samples = sample_images(model, whole_rows(model, count), seed=seed)
     some = None if labels is None else labels[: count // 2]
     pairs = reconstruction_pairs(model, images[: count // 2], seed, some)
     return {

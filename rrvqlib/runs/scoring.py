@@ -183,8 +183,9 @@ def score_over_classes(
         title: of a progress bar; empty for none.
 
     Returns:
-        class_averaged_bits_per_dim and class_averaged_bits_per_dim_se; class_guessed, the share of
-        images whose class is guessed; class_n, the number of images.
+        class_averaged_bits_per_dim and class_averaged_bits_per_dim_se; class_told_bits_per_dim, of
+        the same images and draws with their true classes, one draw each; class_guessed, the share
+        of images whose class is guessed; class_n, the number of images.
     """
     was_training, drawn = model.training, []
     model.eval()
@@ -198,10 +199,13 @@ def score_over_classes(
     model.train(was_training)
     log_weights = torch.cat(drawn, dim=1).cpu().double()  # (classes, N)
     scores = bits_per_dim(importance_weighted_bound(log_weights), model.settings.dims)
+    labels = labels.cpu()
+    told = bits_per_dim(log_weights.gather(0, labels.unsqueeze(0)).mean(), model.settings.dims)
     return {
         "class_averaged_bits_per_dim": scores.mean().item(),
         "class_averaged_bits_per_dim_se": standard_error(scores),
-        "class_guessed": (log_weights.argmax(0) == labels.cpu()).double().mean().item(),
+        "class_told_bits_per_dim": told.item(),
+        "class_guessed": (log_weights.argmax(0) == labels).double().mean().item(),
         "class_n": len(scores),
     }
 

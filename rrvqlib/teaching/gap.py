@@ -1,17 +1,17 @@
-"""Why codes score worse than Gaussians: what chapter 13 draws of stored runs, and its suspects."""
+"""Why codes score worse than Gaussians: what chapter 13 draws of stored runs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from rrvqlib.latents.codebook import Codebook, nearest_codes
 from rrvqlib.teaching.figures import PALETTE
-from rrvqlib.teaching.records import curve, gap_curve, scores_of, seeds_of, stored, variants
+from rrvqlib.teaching.records import curve, gap_curve, scores_of, seeds_of, stored
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,22 +28,6 @@ STAGES = {
 INK = dict(zip(STAGES, ("#707070", PALETTE[0], PALETTE[2]), strict=True))
 
 
-class Suspect(NamedTuple):
-    """A possible reason why codes score worse than Gaussians.
-
-    Attributes:
-        name: of the suspect.
-        test: what was varied, what was held, on how much data and how many seeds.
-        found: numbers of stored runs.
-        verdict: what they say.
-    """
-
-    name: str
-    test: str
-    found: str
-    verdict: str
-
-
 def mean_gap(results: Path, run: str) -> float:
     """Mean test score of a run's seeds less that of its Gaussian twin's, bits per dim."""
     return float(np.mean(scores_of(results, run)) - np.mean(scores_of(results, TWINS[run])))
@@ -58,64 +42,6 @@ def gaps(results: Path, run: str) -> list[float]:
 def most_said(results: Path, run: str) -> list[float]:
     """For each seed of a run the bits a position of the layer that says most there."""
     return [max(stored(folder).position) for folder in seeds_of(results, run)]
-
-
-def suspects(results: Path) -> list[Suspect]:
-    """Six suspects, what was tried and what was found, from the folder book/results."""
-    wide, narrow, rest = (mean_gap(results, run) for run in STAGES.values())
-    number = len(scores_of(results, FOUR))
-    seeds = {1: "one seed", 2: "two seeds"}.get(number, f"{number} seeds")
-    base = variants(results / "ablation-cifar10.jsonl")["base"]
-    draws = variants(results / "temperature-cifar10.jsonl")
-    sweep = variants(results / "sweep-cifar10.jsonl")
-    straight = draws["base"][0]
-    soft = draws["soft-samples"][0] - straight
-    cold = draws["soft-samples+temperature-0.5-to-0.1"][0] - straight
-    grids = sweep["all-at-16"][0] - sweep["base"][0]
-    said, much = max(most_said(results, MIXTURE)), max(most_said(results, FOUR))
-    short = "14,400 images, logistic, one seed"
-    return [
-        Suspect(
-            "likelihood",
-            "logistic or mixture, each with its bins and learning rate, for codes and Gaussians;"
-            " 224,000 images, two seeds",
-            f"gap {wide:.2f}, then {narrow:.2f}",
-            "about half of the gap goes with it",
-        ),
-        Suspect(
-            "all or nothing",
-            f"one codebook or four, under the mixture; 224,000 images, {seeds} of four",
-            f"gap {narrow:.2f}, then {rest:.2f}",
-            "several codebooks close about two fifths of what was left; whether because a code can"
-            " be partly right or because there are more vectors is not separated",
-        ),
-        Suspect(
-            "ceiling",
-            "nothing; bits that a layer says at a position, on average, under the mixture",
-            f"at most {said:.1f} of 6, and {much:.1f} of 24 with four codebooks",
-            "no sign of it in averages; single positions not looked at",
-        ),
-        Suspect(
-            "estimator",
-            f"soft draws in place of straight-through; {short}",
-            f"{soft:+.2f}; colder, {cold:+.2f}; seeds differ by {max(base) - min(base):.2f}",
-            "no effect beyond seeds; long runs and an exact gradient not tried",
-        ),
-        Suspect(
-            "resolution",
-            f"all six grids at 16 × 16; {short}",
-            f"{grids:+.2f}",
-            "coarse grids do no harm early in training; finer ones than 16 × 16 not tried",
-        ),
-        Suspect("number of codes K", "not varied alone", "nothing", "open"),
-    ]
-
-
-def table(rows: Sequence[Suspect]) -> str:
-    """The suspects as a table in MyST's Markdown, which a phone shows as a list."""
-    lines = ["| suspect | what was varied, and how much | found | verdict |", "|---|---|---|---|"]
-    lines += [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join(["```{table}", ":class: stacked-on-a-phone", "", *lines, "```"])
 
 
 def draw_training(results: Path) -> Figure:
