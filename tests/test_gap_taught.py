@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -90,10 +91,15 @@ def test_the_mean_gap_is_that_of_the_means_and_gaps_go_seed_by_seed():
 
 def test_suspects_quote_the_records():
     found = {suspect.name: suspect for suspect in suspects.suspects(RESULTS)}
-    assert len(found) == 6
+    assert len(found) == 7
     wide, narrow, rest = (gap.mean_gap(RESULTS, run) for run in gap.STAGES.values())
     assert found["likelihood"].found == f"gap {wide:.2f}, then {narrow:.2f}"
-    assert found["all or nothing"].found == f"gap {narrow:.2f}, then {rest:.2f}"
+    assert found["number of vectors"].found.endswith(f"gap {narrow:.2f} and {rest:.2f}")
+    lines = map(json.loads, (RESULTS / suspects.FILE).read_text().splitlines())
+    early = {x["variant"]: x["valid_bits_per_dim"] for x in lines if x["images_seen"] == 56_000}
+    reached = early["recipe-mixture+gaussian"]
+    for variant in ("recipe-mixture", "recipe-mixture+groups-2+codes-8"):
+        assert f"{early[variant] - reached:.2f}" in found["all or nothing"].found
     most = [max(gap.most_said(RESULTS, run)) for run in (gap.MIXTURE, gap.FOUR)]
     assert [f"{bits:.1f}" in found["ceiling"].found for bits in most] == [True, True]
     lines = (RESULTS / "temperature-cifar10.jsonl").read_text().splitlines()
@@ -101,9 +107,44 @@ def test_suspects_quote_the_records():
     assert f"{scores['soft-samples'] - scores['base']:+.2f}" in found["estimator"].found
 
 
+def test_short_and_long_runs_stand_by_the_images_they_saw(tmp_path):
+    row = {"variant": "recipe-mixture", "images_seen": 56_000, "perplexity": [16.0, 32.0]}
+    rows = [row | {"valid_bits_per_dim": x} for x in (4.5, 4.7)]
+    rows += [row | {"variant": "recipe-mixture+gaussian", "valid_bits_per_dim": 4.4}]
+    rows += [row | {"images_seen": 14_400, "valid_bits_per_dim": 5.0}]  # has no Gaussian twin
+    (tmp_path / suspects.FILE).write_text("\n".join(map(json.dumps, rows)))
+    alone = suspects.ARMS["1 of 64"]
+    assert suspects.scores(tmp_path, alone) == {14_400: [5.0], 56_000: [4.5, 4.7]}
+    assert suspects.behind(tmp_path, alone) == {56_000: pytest.approx(0.2)}
+    assert suspects.in_use(tmp_path, alone, 56_000) == 24 / 64
+    last = json.loads((RESULTS / gap.MIXTURE / "metrics.jsonl").read_text().splitlines()[-1])
+    found = suspects.scores(RESULTS, alone)[224_000]
+    assert found[0] == last["valid_bits_per_dim"] and len(found) == 2
+
+
+def test_arms_are_what_their_variants_set():
+    sys.path.insert(0, str(RESULTS.parents[1] / "tools"))
+    import sweep
+
+    arms = [*suspects.ARMS.values(), suspects.SLOW]
+    for arm in arms:
+        changes = {k: v for part in arm.variant.split("+") for k, v in sweep.VARIANTS[part].items()}
+        assert changes.get("groups", 1) == arm.groups
+        assert changes.get("codebook_size", (64,)) == (arm.codes,)
+    assert suspects.ARMS["4 of 16"].bits == 16
+
+
+def test_a_figure_of_vectors_has_a_point_for_each_arm_in_both_panels():
+    axes = suspects.draw_vectors(RESULTS, 56_000).axes
+    scores = {name: suspects.scores(RESULTS, arm)[56_000] for name, arm in suspects.ARMS.items()}
+    points = [line for line in axes[0].lines if len(line.get_xdata()) == 1]
+    assert sorted(p.get_ydata()[0] for p in points) == sorted(map(np.mean, scores.values()))
+    assert {text.get_text() for text in axes[1].texts} == set(scores)
+
+
 def test_suspects_make_a_table_with_a_row_each():
     lines = suspects.table(suspects.suspects(RESULTS)).splitlines()
-    assert sum(line.startswith("| ") for line in lines) == 7  # and the heads
+    assert sum(line.startswith("| ") for line in lines) == 8  # and the heads
     assert {line.count("|") for line in lines if line.startswith("|")} == {5}
 
 
@@ -116,10 +157,10 @@ def test_a_second_seed_of_four_codebooks_is_taken_up(tmp_path):
         len(gap.draw_four(tmp_path).axes[0].lines),
         suspects.suspects(tmp_path_with(tmp_path)),
     )
-    assert "one seed of four" in suspect[1].test
+    assert "one seed of four" in suspect[2].test
     (tmp_path / f"{gap.FOUR}-seed-1").symlink_to(RESULTS / gap.FOUR)
     assert len(gap.draw_four(tmp_path).axes[0].lines) == lines + 1
-    assert "two seeds of four" in suspects.suspects(tmp_path)[1].test
+    assert "two seeds of four" in suspects.suspects(tmp_path)[2].test
 
 
 def tmp_path_with(folder):

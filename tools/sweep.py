@@ -46,7 +46,6 @@ TABLE_G1 = {
 } | {"channels": 32}
 
 
-
 def recipe(run: str) -> dict:
     """What a named run sets otherwise than the base, but for data and numbers of steps."""
     own, base = flattened(RUNS[run].settings), flattened(BASE)

@@ -1,21 +1,21 @@
-"""Which change of the codes brings them closer to Gaussians: runs of three lengths, by suspect.
+"""Why codes score worse than Gaussians: the suspects, and runs that question their number.
 
-All under the mixture, with the settings of `cifar10-cpu-mixture`. Scores are of the same 500
-validation images: the short runs (`gap-cifar10.jsonl`, by tools/sweep.py) never see test images.
+The runs are under the mixture, with the settings of `cifar10-cpu-mixture`. Scores are of the same
+500 validation images: short runs (`gap-cifar10.jsonl`, by tools/sweep.py) never see test images.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from rrvqlib.teaching.figures import PALETTE
-from rrvqlib.teaching.gap import FOUR, LOGISTIC, MIXTURE, STAGES, TWINS, mean_gap, most_said
+from rrvqlib.teaching.gap import FOUR, MIXTURE, STAGES, TWINS, mean_gap, most_said
 from rrvqlib.teaching.records import course_of, scores_of, seeds_of, variants
 
 if TYPE_CHECKING:
@@ -71,10 +71,9 @@ ARMS = {
     "8 of 8": Arm("recipe-mixture+groups-8+codes-8", 8, 8),
     "4 of 64": Arm("recipe-mixture+groups-4", 4, 64, FOUR),
 }
-OTHERS = {
-    "1 of 64, ReinMax": Arm("recipe-mixture+reinmax"),
-    "1 of 64, a layer at 32 × 32": Arm("recipe-mixture+at-32"),
-}
+
+# One codebook of 64 once more, at a fifth of the other codebooks' learning rate.
+SLOW = Arm("recipe-mixture+codebook-x1")
 
 
 def scores(results: Path, arm: Arm) -> dict[int, list[float]]:
@@ -82,7 +81,7 @@ def scores(results: Path, arm: Arm) -> dict[int, list[float]]:
 
     Args:
         results: the folder book/results.
-        arm: of `ARMS`, `OTHERS`, or `GAUSSIANS`.
+        arm: of `ARMS`, `SLOW` or `GAUSSIANS`.
     """
     found: dict[int, list[float]] = {}
     for line in map(json.loads, (results / FILE).read_text().splitlines()):
@@ -104,8 +103,15 @@ def behind(results: Path, arm: Arm) -> dict[int, float]:
     }
 
 
+def in_use(results: Path, arm: Arm, images: int) -> float:
+    """Perplexity of an arm's codes as a share of K, mean over layers and seeds; 1, all alike."""
+    lines = map(json.loads, (results / FILE).read_text().splitlines())
+    rows = [x for x in lines if (x["variant"], x["images_seen"]) == (arm.variant, images)]
+    return float(np.mean([line["perplexity"] for line in rows])) / arm.codes
+
+
 def suspects(results: Path) -> list[Suspect]:
-    """Six suspects, what was tried and what was found, from the folder book/results."""
+    """Seven suspects, what was tried and what was found, from the folder book/results."""
     wide, narrow, rest = (mean_gap(results, run) for run in STAGES.values())
     number = len(scores_of(results, FOUR))
     seeds = {1: "one seed", 2: "two seeds"}.get(number, f"{number} seeds")
@@ -117,6 +123,9 @@ def suspects(results: Path) -> list[Suspect]:
     cold = draws["soft-samples+temperature-0.5-to-0.1"][0] - straight
     grids = sweep["all-at-16"][0] - sweep["base"][0]
     said, much = max(most_said(results, MIXTURE)), max(most_said(results, FOUR))
+    early = {name: behind(results, arm)[56_000] for name, arm in ARMS.items()}
+    slow = behind(results, SLOW)[56_000]
+    used, slow_used = (100 * in_use(results, a, 56_000) for a in (ARMS["1 of 64"], SLOW))
     short = "14,400 images, logistic, one seed"
     return [
         Suspect(
@@ -128,10 +137,27 @@ def suspects(results: Path) -> list[Suspect]:
         ),
         Suspect(
             "all or nothing",
-            f"one codebook or four, under the mixture; 224,000 images, {seeds} of four",
-            f"gap {narrow:.2f}, then {rest:.2f}",
-            "several codebooks close about two fifths of what was left; whether because a code can"
-            " be partly right or because there are more vectors is not separated",
+            "as many vectors at once or in parts, 64 and 256 of them; 56,000 images, one seed",
+            f"gap {early['1 of 64']:.2f} and {early['2 of 8']:.2f};"
+            f" {early['1 of 256']:.2f} and {early['4 of 4']:.2f}",
+            "parts help 64 vectors and harm 256: no gain in themselves",
+        ),
+        Suspect(
+            "number of vectors",
+            "one codebook of 64 or 256, 56,000 images, one seed; one of 64 or four, 224,000 images,"
+            f" {seeds} of four",
+            f"gap {early['1 of 64']:.2f} and {early['1 of 256']:.2f}; gap {narrow:.2f} and"
+            f" {rest:.2f}",
+            "more vectors close three fifths of the gap early and two fifths late; beyond 256"
+            " no more, early",
+        ),
+        Suspect(
+            "idle codes",
+            "one codebook of 64 at a fifth of its learning rate; 56,000 images, one seed",
+            f"gap {early['1 of 64']:.2f} and {slow:.2f}; codes in use {used:.0f} % and"
+            f" {slow_used:.0f} %",
+            "in it: a slower codebook uses more of its codes and closes a third of the gap, early;"
+            " long runs not tried",
         ),
         Suspect(
             "ceiling",
@@ -151,7 +177,6 @@ def suspects(results: Path) -> list[Suspect]:
             f"{grids:+.2f}",
             "coarse grids do no harm early in training; finer ones than 16 × 16 not tried",
         ),
-        Suspect("number of codes K", "not varied alone", "nothing", "open"),
     ]
 
 
@@ -163,45 +188,33 @@ def table(rows: Sequence[Suspect]) -> str:
 
 
 def draw_vectors(results: Path, images: int) -> Figure:
-    """Scores of codebooks after so many images, over the bits that a position can say.
+    """Scores of codebooks after so many images, and how evenly their codes are used.
 
-    One line joins codebooks that stand alone, others those side by side.
+    Both over the bits that a position can say; points are means over seeds.
     """
     import matplotlib.pyplot as plt
 
-    figure, axis = plt.subplots(figsize=(6.4, 3.4))
-    gaussian = np.mean(scores(results, GAUSSIANS)[images])
+    figure, axes = plt.subplots(1, 2, figsize=(8.2, 3.4))
     for alone, colour, label in (
         (True, PALETTE[0], "one codebook"),
         (False, PALETTE[2], "several side by side"),
     ):
-        chosen = {name: arm for name, arm in ARMS.items() if (arm.groups == 1) == alone}
-        places = []
-        for name, arm in chosen.items():
-            found = scores(results, arm).get(images, [])
-            axis.plot([arm.bits] * len(found), found, ".", color=colour, markersize=4)
-            if found:
-                places.append((arm.bits, np.mean(found), name))
-        axis.plot(*np.array([p[:2] for p in sorted(places)]).T, "o", color=colour, label=label)
-        for bits, mean, name in places:
-            axis.annotate(name, (bits, mean), (5, 4), textcoords="offset points", fontsize="small")
-    axis.axhline(gaussian, color=PALETTE[1], linestyle="--", label="Gaussians")
-    axis.set(xlabel="bits that a position can say", ylabel="bits/dim, validation", xlim=(5, 27))
-    axis.legend(fontsize="small")
-    return figure
-
-
-def draw_budgets(results: Path, arms: Mapping[str, Arm]) -> Figure:
-    """How far arms are behind Gaussians, over the images that both have seen."""
-    import matplotlib.pyplot as plt
-
-    figure, axis = plt.subplots(figsize=(6.4, 3.4))
-    for (label, arm), colour in zip(arms.items(), PALETTE, strict=False):
-        found = behind(results, arm)
-        axis.plot([n / 1000 for n in found], list(found.values()), "o-", color=colour, label=label)
-    axis.set(xscale="log", xlabel="thousand images, each budget a run of its own")
-    axis.set(xticks=(14.4, 56, 224), xticklabels=("14.4", "56", "224"), ylim=(0, None))
-    axis.minorticks_off()
-    axis.set_ylabel("codes less Gaussians, bits/dim")
-    axis.legend(fontsize="small")
+        for name, arm in ARMS.items():
+            found = scores(results, arm).get(images)
+            if (arm.groups == 1) != alone or not found:
+                continue
+            values = np.mean(found), in_use(results, arm, images)
+            for axis, value in zip(axes, values, strict=True):
+                axis.plot(arm.bits, value, "o", color=colour, label=label)
+                axis.annotate(
+                    name, (arm.bits, value), (5, 5), textcoords="offset points", fontsize="small"
+                )
+            label = "_"  # one entry in the legend
+    gaussians = np.mean(scores(results, GAUSSIANS)[images])
+    axes[0].axhline(gaussians, color=PALETTE[1], linestyle="--", label="Gaussians")
+    axes[0].set(ylabel="bits/dim, validation")
+    axes[0].legend(fontsize="small", loc="upper right")
+    axes[1].set(ylabel="perplexity, share of K", ylim=(0, 1.12))
+    for axis in axes:
+        axis.set(xlabel="bits that a position can say", xlim=(4, 29), xticks=range(6, 25, 6))
     return figure
