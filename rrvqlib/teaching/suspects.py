@@ -74,6 +74,7 @@ ARMS = {
 
 # One codebook of 64 once more, at a fifth of the other codebooks' learning rate.
 SLOW = Arm("recipe-mixture+codebook-x1")
+BELOW = ("2 of 8", "1 of 256", "4 of 64")  # their names in the figure, where others are in the way
 
 
 def scores(results: Path, arm: Arm) -> dict[int, list[float]]:
@@ -206,8 +207,9 @@ def draw_vectors(results: Path, images: int) -> Figure:
             values = np.mean(found), in_use(results, arm, images)
             for axis, value in zip(axes, values, strict=True):
                 axis.plot(arm.bits, value, "o", color=colour, label=label)
+                offset = (5, -12 if name in BELOW else 5)
                 axis.annotate(
-                    name, (arm.bits, value), (5, 5), textcoords="offset points", fontsize="small"
+                    name, (arm.bits, value), offset, textcoords="offset points", fontsize="small"
                 )
             label = "_"  # one entry in the legend
     gaussians = np.mean(scores(results, GAUSSIANS)[images])
