@@ -63,9 +63,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_png(args.out)
     model = open_model(args)
     one_class = args.label is not None
-    n = args.n or (SAMPLES if one_class else whole_rows(model, SAMPLES))
+    n = args.n or (SAMPLES if one_class else whole_rows(model.settings.classes, SAMPLES))
     labels = label_of(args.dir, model, args.label).expand(n) if one_class else None
-    columns = math.ceil(math.sqrt(n)) if one_class else sample_columns(model, n)
+    columns = math.ceil(math.sqrt(n)) if one_class else sample_columns(model.settings.classes, n)
     side = model.settings.image_size
     check_grid(n, columns, (side, side))
     images = sample_images(model, n, args.temperature, args.seed, labels)

@@ -128,15 +128,15 @@ def sample_images(
     return reals_to_pixels(torch.cat(parts))
 
 
-def sample_columns(model: VAE, n: int) -> int:
+def sample_columns(classes: int, n: int) -> int:
     """In how many columns n samples are laid out: one for each class, where those are few."""
-    classes = model.settings.classes
     return classes if 0 < classes <= n else math.ceil(math.sqrt(n))
 
 
-def whole_rows(model: VAE, n: int) -> int:
+def whole_rows(classes: int, n: int) -> int:
     """At most n samples, so that each of their `sample_columns` has equally many."""
-    return n // sample_columns(model, n) * sample_columns(model, n)
+    columns = sample_columns(classes, n)
+    return n // columns * columns
 
 
 def reconstruction_pairs(
@@ -177,11 +177,12 @@ def run_pictures(
             a whole row.
     """
     model.eval()
-    samples = sample_images(model, whole_rows(model, count), seed=seed)
+    classes = model.settings.classes
+    samples = sample_images(model, whole_rows(classes, count), seed=seed)
     some = None if labels is None else labels[: count // 2]
     pairs = reconstruction_pairs(model, images[: count // 2], seed, some)
     return {
-        "samples": png(grid(samples, sample_columns(model, count))),
+        "samples": png(grid(samples, sample_columns(classes, count))),
         "reconstructions": png(grid(pairs, columns=8)),
     }
 

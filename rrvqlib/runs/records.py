@@ -17,7 +17,7 @@ from rrvqlib.data.splits import SPLITS, Splits
 from rrvqlib.errors import UserError
 from rrvqlib.models.base import VAE
 from rrvqlib.runs import command
-from rrvqlib.runs.pictures import RUN_IMAGES
+from rrvqlib.runs.pictures import RUN_IMAGES, whole_rows
 from rrvqlib.runs.scoring import importance_weighted_score, likeness, score, score_over_classes
 from rrvqlib.settings.fields import from_json
 from rrvqlib.settings.flat import NOTHING, flattened, written
@@ -36,7 +36,7 @@ def eval_batch(settings: RunSettings) -> int:
 def forward_passes(splits: Splits, settings: RunSettings) -> int:
     """Images that go through the model when a run ends: for `final_results` and the pictures."""
     scored = len(splits.test) + min(SCORED_TRAIN_IMAGES, len(splits.train))
-    shown = RUN_IMAGES + min(RUN_IMAGES // 2, len(splits.test))
+    shown = whole_rows(settings.model.classes, RUN_IMAGES) + min(RUN_IMAGES // 2, len(splits.test))
     shown += min(COMPARED_IMAGES, len(splits.test))
     iw = settings.evaluation
     untold = settings.model.classes * min(UNTOLD_IMAGES, len(splits.test))
