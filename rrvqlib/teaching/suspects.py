@@ -1,4 +1,4 @@
-"""Why codes score worse than Gaussians: the suspects, and runs that question their number.
+"""Why codes score worse than Gaussians: the suspects, and short runs that question three of them.
 
 The runs are under the mixture, with the settings of `cifar10-cpu-mixture`. Scores are of the same
 500 validation images: short runs (`gap-cifar10.jsonl`, by tools/sweep.py) never see test images.
@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -77,6 +77,12 @@ SLOW = Arm("recipe-mixture+codebook-x1")
 BELOW = ("2 of 8", "1 of 256", "4 of 64")  # their names in the figure, where others are in the way
 
 
+def short_runs(results: Path, arm: Arm) -> list[dict[str, Any]]:
+    """The lines of `FILE` that are of an arm."""
+    lines = map(json.loads, (results / FILE).read_text().splitlines())
+    return [line for line in lines if line["variant"] == arm.variant]
+
+
 def scores(results: Path, arm: Arm) -> dict[int, list[float]]:
     """Bits per dim of validation images, one number a seed: {images seen: scores}.
 
@@ -85,9 +91,8 @@ def scores(results: Path, arm: Arm) -> dict[int, list[float]]:
         arm: of `ARMS`, `SLOW` or `GAUSSIANS`.
     """
     found: dict[int, list[float]] = {}
-    for line in map(json.loads, (results / FILE).read_text().splitlines()):
-        if line["variant"] == arm.variant:
-            found.setdefault(line["images_seen"], []).append(line["valid_bits_per_dim"])
+    for line in short_runs(results, arm):
+        found.setdefault(line["images_seen"], []).append(line["valid_bits_per_dim"])
     for folder in seeds_of(results, arm.run) if arm.run else ():
         course = course_of(folder)
         found.setdefault(int(course.images[-1]), []).append(course.score[-1].item())
@@ -106,9 +111,8 @@ def behind(results: Path, arm: Arm) -> dict[int, float]:
 
 def in_use(results: Path, arm: Arm, images: int) -> float:
     """Perplexity of an arm's codes as a share of K, mean over layers and seeds; 1, all alike."""
-    lines = map(json.loads, (results / FILE).read_text().splitlines())
-    rows = [x for x in lines if (x["variant"], x["images_seen"]) == (arm.variant, images)]
-    return float(np.mean([line["perplexity"] for line in rows])) / arm.codes
+    rows = [x["perplexity"] for x in short_runs(results, arm) if x["images_seen"] == images]
+    return float(np.mean(rows)) / arm.codes
 
 
 def suspects(results: Path) -> list[Suspect]:
@@ -196,22 +200,17 @@ def draw_vectors(results: Path, images: int) -> Figure:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(8.2, 3.4))
-    for alone, colour, label in (
-        (True, PALETTE[0], "one codebook"),
-        (False, PALETTE[2], "several side by side"),
-    ):
-        for name, arm in ARMS.items():
-            found = scores(results, arm).get(images)
-            if (arm.groups == 1) != alone or not found:
-                continue
-            values = np.mean(found), in_use(results, arm, images)
-            for axis, value in zip(axes, values, strict=True):
-                axis.plot(arm.bits, value, "o", color=colour, label=label)
-                offset = (5, -12 if name in BELOW else 5)
-                axis.annotate(
-                    name, (arm.bits, value), offset, textcoords="offset points", fontsize="small"
-                )
-            label = "_"  # one entry in the legend
+    for name, arm in ARMS.items():
+        values = np.mean(scores(results, arm)[images]), in_use(results, arm, images)
+        colour = PALETTE[0] if arm.groups == 1 else PALETTE[2]
+        offset = (5, -12 if name in BELOW else 5)
+        for axis, value in zip(axes, values, strict=True):
+            axis.plot(arm.bits, value, "o", color=colour)
+            axis.annotate(
+                name, (arm.bits, value), offset, textcoords="offset points", fontsize="small"
+            )
+    axes[0].plot([], [], "o", color=PALETTE[0], label="one codebook")
+    axes[0].plot([], [], "o", color=PALETTE[2], label="several side by side")
     gaussians = np.mean(scores(results, GAUSSIANS)[images])
     axes[0].axhline(gaussians, color=PALETTE[1], linestyle="--", label="Gaussians")
     axes[0].set(ylabel="bits/dim, validation")
