@@ -15,7 +15,16 @@ from rrvqlib.latents import Codebook
 from rrvqlib.likelihoods import LogisticMixture
 from rrvqlib.models import build
 from rrvqlib.settings import ModelSettings, changed
-from rrvqlib.teaching import bits_of_channels, colours, gap, records, relatives, rivals, suspects
+from rrvqlib.teaching import (
+    arms,
+    bits_of_channels,
+    colours,
+    gap,
+    records,
+    relatives,
+    rivals,
+    suspects,
+)
 
 RESULTS = Path(__file__).parent.parent / "book" / "results"
 TINY = changed(
@@ -95,7 +104,7 @@ def test_suspects_quote_the_records():
     wide, narrow, rest = (gap.mean_gap(RESULTS, run) for run in gap.STAGES.values())
     assert found["likelihood"].found == f"gap {wide:.2f}, then {narrow:.2f}"
     assert found["number of vectors"].found.endswith(f"gap {narrow:.2f} and {rest:.2f}")
-    lines = map(json.loads, (RESULTS / suspects.FILE).read_text().splitlines())
+    lines = map(json.loads, (RESULTS / arms.FILE).read_text().splitlines())
     early = {x["variant"]: x["valid_bits_per_dim"] for x in lines if x["images_seen"] == 56_000}
     reached = early["recipe-mixture+gaussian"]
     for variant in ("recipe-mixture", "recipe-mixture+groups-2+codes-8"):
@@ -112,13 +121,13 @@ def test_short_and_long_runs_stand_by_the_images_they_saw(tmp_path):
     rows = [row | {"valid_bits_per_dim": x} for x in (4.5, 4.7)]
     rows += [row | {"variant": "recipe-mixture+gaussian", "valid_bits_per_dim": 4.4}]
     rows += [row | {"images_seen": 14_400, "valid_bits_per_dim": 5.0}]  # has no Gaussian twin
-    (tmp_path / suspects.FILE).write_text("\n".join(map(json.dumps, rows)))
-    alone = suspects.ARMS["1 of 64"]
-    assert suspects.scores(tmp_path, alone) == {14_400: [5.0], 56_000: [4.5, 4.7]}
-    assert suspects.behind(tmp_path, alone) == {56_000: pytest.approx(0.2)}
-    assert suspects.in_use(tmp_path, alone, 56_000) == 24 / 64
+    (tmp_path / arms.FILE).write_text("\n".join(map(json.dumps, rows)))
+    alone = arms.ARMS["1 of 64"]
+    assert arms.scores(tmp_path, alone) == {14_400: [5.0], 56_000: [4.5, 4.7]}
+    assert arms.behind(tmp_path, alone) == {56_000: pytest.approx(0.2)}
+    assert arms.in_use(tmp_path, alone, 56_000) == 24 / 64
     last = json.loads((RESULTS / gap.MIXTURE / "metrics.jsonl").read_text().splitlines()[-1])
-    found = suspects.scores(RESULTS, alone)[224_000]
+    found = arms.scores(RESULTS, alone)[224_000]
     assert found[0] == last["valid_bits_per_dim"] and len(found) == 2
 
 
@@ -126,17 +135,16 @@ def test_arms_are_what_their_variants_set():
     sys.path.insert(0, str(RESULTS.parents[1] / "tools"))
     import sweep
 
-    arms = [*suspects.ARMS.values(), suspects.SLOW]
-    for arm in arms:
+    for arm in (*arms.ARMS.values(), arms.SLOW):
         changes = {k: v for part in arm.variant.split("+") for k, v in sweep.VARIANTS[part].items()}
         assert changes.get("groups", 1) == arm.groups
         assert changes.get("codebook_size", (64,)) == (arm.codes,)
-    assert suspects.ARMS["4 of 16"].bits == 16
+    assert arms.ARMS["4 of 16"].bits == 16
 
 
 def test_a_figure_of_vectors_has_a_point_for_each_arm_in_both_panels():
-    axes = suspects.draw_vectors(RESULTS, 56_000).axes
-    scores = {name: suspects.scores(RESULTS, arm)[56_000] for name, arm in suspects.ARMS.items()}
+    axes = arms.draw_vectors(RESULTS, 56_000).axes
+    scores = {name: arms.scores(RESULTS, arm)[56_000] for name, arm in arms.ARMS.items()}
     points = [line for line in axes[0].lines if len(line.get_xdata()) == 1]
     assert sorted(p.get_ydata()[0] for p in points) == sorted(map(np.mean, scores.values()))
     assert {text.get_text() for text in axes[1].texts} == set(scores)
