@@ -161,7 +161,7 @@ def test_the_curves_in_the_page_are_those_of_the_runs():
         ("logistic", "one layer"): "cifar10-cpu-one-layer",
         ("logistic", "six layers"): "cifar10-cpu",
         ("logistic", "six layers of Gaussians"): "cifar10-cpu-spatial",
-        ("mixture", "six layers"): "cifar10-cpu-mixture",
+        ("mixture", "six layers"): "cifar10-cpu-mixture-one-of-64",
         ("mixture", "six layers of Gaussians"): "cifar10-cpu-mixture-spatial",
     }
     assert sum(len(data[kind]) for kind in ("logistic", "mixture")) == len(runs)

@@ -59,7 +59,7 @@ def test_a_stored_run_says_what_its_files_say():
 
 def test_seeds_are_those_of_the_run_and_a_new_one_is_found(tmp_path):
     names = [folder.name for folder in records.seeds_of(RESULTS, gap.MIXTURE)]
-    assert names[:2] == ["cifar10-cpu-mixture", "cifar10-cpu-mixture-seed-1"]
+    assert names[:2] == ["cifar10-cpu-mixture-one-of-64", "cifar10-cpu-mixture-one-of-64-seed-1"]
     assert not any("spatial" in name or "groups" in name for name in names)
     for name in ("run", "run-seed-10", "run-seed-2", "run-spatial"):
         shutil.copytree(RESULTS / gap.MIXTURE, tmp_path / name)

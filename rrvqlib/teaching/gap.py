@@ -17,9 +17,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LOGISTIC, MIXTURE, FOUR = "cifar10-cpu", "cifar10-cpu-mixture", "cifar10-cpu-mixture-groups-4"
+LOGISTIC, RECIPE = "cifar10-cpu", "cifar10-cpu-mixture"
+MIXTURE, FOUR = f"{RECIPE}-one-of-64", f"{RECIPE}-four-of-64"
 RUNS = {"logistic": LOGISTIC, "mixture": MIXTURE}
-TWINS = {LOGISTIC: f"{LOGISTIC}-spatial", MIXTURE: f"{MIXTURE}-spatial", FOUR: f"{MIXTURE}-spatial"}
+TWINS = {LOGISTIC: f"{LOGISTIC}-spatial"} | dict.fromkeys(
+    (MIXTURE, FOUR, RECIPE), f"{RECIPE}-spatial"
+)
 STAGES = {
     "logistic, one codebook": LOGISTIC,
     "mixture, one codebook": MIXTURE,
