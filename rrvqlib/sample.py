@@ -34,8 +34,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--class",
         dest="label",
         metavar="CLASS",
-        help="of a model with classes: the name or number of one (default: all in turn, a column"
-        " each)",
+        help="of a model with classes: the name or number of one (default: all in turn, each in"
+        " columns of its own)",
     )
     cli.add_picture(parser, "samples.png")
     return parser

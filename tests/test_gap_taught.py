@@ -135,7 +135,7 @@ def test_arms_are_what_their_variants_set():
     sys.path.insert(0, str(RESULTS.parents[1] / "tools"))
     import sweep
 
-    for arm in (*arms.ARMS.values(), arms.SLOW):
+    for arm in (*arms.ARMS.values(), *arms.SLOW.values(), arms.REINMAX, arms.FINE):
         changes = {k: v for part in arm.variant.split("+") for k, v in sweep.VARIANTS[part].items()}
         assert changes.get("groups", 1) == arm.groups
         assert changes.get("codebook_size", (64,)) == (arm.codes,)

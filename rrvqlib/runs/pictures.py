@@ -129,8 +129,10 @@ def sample_images(
 
 
 def sample_columns(classes: int, n: int) -> int:
-    """In how many columns n samples are laid out: one for each class, where those are few."""
-    return classes if 0 < classes <= n else math.ceil(math.sqrt(n))
+    """In how many columns n samples are laid out: as many for each class, and nearly a square."""
+    if not 0 < classes <= n:
+        return math.ceil(math.sqrt(n))
+    return classes * max(1, round(math.sqrt(n) / classes))
 
 
 def whole_rows(classes: int, n: int) -> int:

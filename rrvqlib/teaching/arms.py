@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from rrvqlib.teaching.figures import PALETTE
-from rrvqlib.teaching.gap import FOUR, MIXTURE, TWINS
+from rrvqlib.teaching.gap import FOUR, LOGISTIC, MIXTURE, RECIPE, TWINS
 from rrvqlib.teaching.records import course_of, seeds_of
 
 if TYPE_CHECKING:
@@ -51,14 +51,32 @@ ARMS = {
     "2 of 8": Arm("recipe-mixture+groups-2+codes-8", 2, 8),
     "1 of 256": Arm("recipe-mixture+codes-256", 1, 256),
     "4 of 4": Arm("recipe-mixture+groups-4+codes-4", 4, 4),
-    "4 of 16": Arm("recipe-mixture+groups-4+codes-16", 4, 16),
+    "4 of 16": Arm("recipe-mixture+groups-4+codes-16", 4, 16, RECIPE),
     "8 of 8": Arm("recipe-mixture+groups-8+codes-8", 8, 8),
     "4 of 64": Arm("recipe-mixture+groups-4", 4, 64, FOUR),
 }
-
-# One codebook of 64 once more, at a fifth of the other codebooks' learning rate.
-SLOW = Arm("recipe-mixture+codebook-x1")
 BELOW = ("2 of 8", "1 of 256", "4 of 64")  # their names in the figure, where others are in the way
+
+# Once more, at a fifth of the other codebooks' learning rate.
+SLOW = {
+    name: ARMS[name]._replace(variant=f"{ARMS[name].variant}+codebook-x1", run=None)
+    for name in ("1 of 64", "4 of 16")
+}
+REINMAX = Arm("recipe-mixture+groups-4+codes-16+reinmax", 4, 16)
+# A sixth grid, one position a pixel, before the others.
+FINE = Arm("recipe-mixture+groups-4+codes-16+at-32", 4, 16)
+FINE_GAUSSIANS = Arm("recipe-mixture+gaussian+at-32", groups=0)
+
+# Codes beside their Gaussian twins under both likelihoods.
+LINES = {
+    "logistic, one of 64": (
+        Arm("recipe-logistic", run=LOGISTIC),
+        Arm("recipe-logistic+gaussian", groups=0, run=TWINS[LOGISTIC]),
+    ),
+    "mixture, one of 64": (ARMS["1 of 64"], GAUSSIANS),
+    "mixture, four of 64": (ARMS["4 of 64"], GAUSSIANS),
+    "mixture, four of 16": (ARMS["4 of 16"], GAUSSIANS),
+}
 
 
 def short_runs(results: Path, arm: Arm) -> list[dict[str, Any]]:
@@ -72,7 +90,7 @@ def scores(results: Path, arm: Arm) -> dict[int, list[float]]:
 
     Args:
         results: the folder book/results.
-        arm: of `ARMS`, `SLOW` or `GAUSSIANS`.
+        arm: of `ARMS`, or another that `FILE` has.
     """
     found: dict[int, list[float]] = {}
     for line in short_runs(results, arm):
@@ -134,4 +152,29 @@ def draw_vectors(results: Path, images: int) -> Figure:
     axes[1].set(ylabel="perplexity, share of K", ylim=(0, 1.12))
     for axis in axes:
         axis.set(xlabel="bits that a position can say", xlim=(4, 29), xticks=range(6, 25, 6))
+    return figure
+
+
+def draw_budgets(results: Path) -> Figure:
+    """How far codes are behind Gaussians by the images that both have seen.
+
+    Lines join means; small points are the seeds, each less the same seed of Gaussians.
+    """
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(6.4, 3.6))
+    inks = ("#707070", PALETTE[0], PALETTE[1], PALETTE[2])
+    for (label, (arm, twin)), colour, marker in zip(LINES.items(), inks, "sov^", strict=True):
+        means = behind(results, arm, twin)
+        axis.plot(means.keys(), means.values(), f"{marker}-", color=colour, label=label)
+        ours, theirs = scores(results, arm), scores(results, twin)
+        for images in means:
+            seeds = [a - b for a, b in zip(ours[images], theirs[images], strict=False)]
+            axis.plot([images] * len(seeds), seeds, ".", color=colour, alpha=0.6)
+    images = sorted({n for arm, twin in LINES.values() for n in behind(results, arm, twin)})
+    axis.set(xscale="log", ylim=(0, None), ylabel="codes less Gaussians, bits/dim")
+    axis.set_xticks(images, [f"{n / 1000:g}" for n in images])
+    axis.set_xticks([], minor=True)
+    axis.set(xlabel="thousand images, a training each")
+    axis.legend(fontsize="small", loc="upper left")
     return figure

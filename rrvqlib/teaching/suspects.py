@@ -41,8 +41,8 @@ def suspects(results: Path) -> list[Suspect]:
     grids = sweep["all-at-16"][0] - sweep["base"][0]
     said, much = max(most_said(results, MIXTURE)), max(most_said(results, FOUR))
     early = {name: behind(results, arm)[56_000] for name, arm in ARMS.items()}
-    slow = behind(results, SLOW)[56_000]
-    used, slow_used = (100 * in_use(results, a, 56_000) for a in (ARMS["1 of 64"], SLOW))
+    slow = behind(results, SLOW["1 of 64"])[56_000]
+    used, slow_used = (100 * in_use(results, a, 56_000) for a in (ARMS["1 of 64"], SLOW["1 of 64"]))
     short = "14,400 images, logistic, one seed"
     return [
         Suspect(
