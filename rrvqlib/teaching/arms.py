@@ -110,7 +110,7 @@ def behind(results: Path, arm: Arm, twin: Arm = GAUSSIANS) -> dict[int, float]:
         twin: Gaussians that differ from it in nothing else.
 
     Returns:
-        {images seen: difference of the means over seeds}, for budgets that both have had.
+        Images seen -> difference of the means over seeds, for budgets that both have had.
     """
     gaussians = scores(results, twin)
     return {
