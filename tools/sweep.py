@@ -4,7 +4,7 @@ python tools/sweep.py --dataset npz:PATH --out book/results/sweep-cifar10.jsonl 
 
 Appends one line for each variant named: its score, what differs from the base, what it cost.
 Variants join with a plus, as in codebook-x1+direct. Every one sees the same number of images, but
-for twice-as-long and with --steps; no test image is touched.
+for twice-as-long and with --steps or --seconds; no test image is touched.
 """
 
 from __future__ import annotations
@@ -132,28 +132,44 @@ def relaxed_score(trainer: Trainer, images: torch.Tensor) -> float:
     return bits_per_dim(torch.cat(elbos).mean().item(), settings.model.dims)
 
 
-def run(name: str, dataset: str, seed: int, steps: int | None) -> dict:
+def trained(settings: RunSettings, splits: data.Splits, name: str) -> tuple[Trainer, dict]:
+    """A run, and the last line of its log."""
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(settings, splits, Path(folder), name)
+        trainer.run(show_progress=False)
+        return trainer, json.loads((Path(folder) / "metrics.jsonl").read_text().splitlines()[-1])
+
+
+def steps_in(seconds: float, settings: RunSettings, splits: data.Splits) -> int:
+    """How many steps of a run take so long here, by the time that 20 steps take."""
+    first, second = (
+        trained(changed(settings, steps=n, eval_every=n, lr_warmup=1), splits, "")[1]["seconds"]
+        for n in (5, 25)
+    )
+    return round(20 * seconds / (second - first))
+
+
+def run(name: str, dataset: str, seed: int, steps: int | None, seconds: float | None) -> dict:
     settings = changed(BASE, dataset=dataset, seed=seed)
     for part in name.split("+"):  # one after the other: what plays no part beside a later one goes
         settings = changed(settings, **VARIANTS[part])
+    splits = data.load(dataset, settings.data.data_dir, settings.model.image_size)
+    if seconds is not None:
+        steps = steps_in(seconds, settings, splits)
     if steps is not None:
         settings = changed(settings, steps=steps, eval_every=steps)
     asked = {k for part in name.split("+") for k in VARIANTS[part]} | {"steps", "eval_every"}
     base = flattened(BASE)
     changes = {k: v for k, v in flattened(settings).items() if k in asked and v != base.get(k)}
-    splits = data.load(dataset, settings.data.data_dir, settings.model.image_size)
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(settings, splits, Path(folder), name)
-        trainer.run(show_progress=False)
-        last = json.loads((Path(folder) / "metrics.jsonl").read_text().splitlines()[-1])
-        images = splits.valid[: settings.evaluation.eval_images]
-        last["relaxed_valid_bits_per_dim"] = relaxed_score(trainer, images)
+    trainer, last = trained(settings, splits, name)
+    images = splits.valid[: settings.evaluation.eval_images]
     return {
         "variant": name,
         "changes": changes,
         "seed": seed,
         "dataset": splits.name,
         **last,
+        "relaxed_valid_bits_per_dim": relaxed_score(trainer, images),
         "versions": versions(),
         "hardware": hardware(trainer.device, 1),
     }
@@ -172,12 +188,16 @@ def main() -> None:
     )
     parser.add_argument("--dataset", default="photos", help="as in rrvqlib.train")
     parser.add_argument("--seed", type=int, default=0, help="of every run")
-    parser.add_argument("--steps", type=int, help="of every run, to give all the same time")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--steps", type=int, help="of every run")
+    length.add_argument(
+        "--seconds", type=float, help="that every run's steps shall take here, by the time of 20"
+    )
     parser.add_argument("--out", type=Path, required=True, help="JSON lines are appended here")
     args = parser.parse_args()
     check_writable(args.out)
     for name in args.names:
-        line = run(name, args.dataset, args.seed, args.steps)
+        line = run(name, args.dataset, args.seed, args.steps, args.seconds)
         with args.out.open("a") as file:
             file.write(json.dumps(line) + "\n")
         print(f"{name:<22} {line['valid_bits_per_dim']:.3f} bits/dim  {line['seconds']:.0f} s")

@@ -166,7 +166,7 @@ def draw_budgets(results: Path) -> Figure:
     inks = ("#707070", PALETTE[0], PALETTE[1], PALETTE[2])
     for (label, (arm, twin)), colour, marker in zip(LINES.items(), inks, "sov^", strict=True):
         means = behind(results, arm, twin)
-        axis.plot(means.keys(), means.values(), f"{marker}-", color=colour, label=label)
+        axis.plot(list(means), list(means.values()), f"{marker}-", color=colour, label=label)
         ours, theirs = scores(results, arm), scores(results, twin)
         for images in means:
             seeds = [a - b for a, b in zip(ours[images], theirs[images], strict=False)]
