@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # What chapter 14 calls the stored runs rival-NAME.
 LABELS = {
     "rrvq-l4": "RRVQ, 4 layers",
+    "rrvq-l1": "RRVQ, 1 layer",
     "sq-vae-2": "SQ-VAE-2, 4 layers",
     "rrvq-l4-twice": "RRVQ, 4 layers, twice the images",
     "sq-vae-2-pixelcnn": "SQ-VAE-2, then PixelCNNs",
@@ -26,7 +27,7 @@ LABELS = {
     "vqvae-pixelcnn": "VQ-VAE, then PixelCNN",
     "fsq-pixelcnn": "FSQ, then PixelCNN",
     "sq-vae": "SQ-VAE",
-    "rsq-vae": "RSQ-VAE, 2 stages",
+    "rsq-vae": "RSQ-VAE, 2 codebooks",
     "gm-vq": "GM-VQ",
     "spatial-l4": "Gaussians, 4 layers",
 }
