@@ -103,7 +103,9 @@ def test_suspects_quote_the_records():
     assert len(found) == 7
     wide, narrow, rest = (gap.mean_gap(RESULTS, run) for run in gap.STAGES.values())
     assert found["likelihood"].found == f"gap {wide:.2f}, then {narrow:.2f}"
-    assert found["number of vectors"].found.endswith(f"gap {narrow:.2f} and {rest:.2f}")
+    small = gap.mean_gap(RESULTS, gap.RECIPE)
+    ends = f"gap {narrow:.2f}, {rest:.2f} and {small:.2f}"
+    assert found["number of vectors"].found.endswith(ends)
     lines = map(json.loads, (RESULTS / arms.FILE).read_text().splitlines())
     early = {x["variant"]: x["valid_bits_per_dim"] for x in lines if x["images_seen"] == 56_000}
     reached = early["recipe-mixture+gaussian"]
@@ -124,7 +126,7 @@ def test_short_and_long_runs_stand_by_the_images_they_saw(tmp_path):
     (tmp_path / arms.FILE).write_text("\n".join(map(json.dumps, rows)))
     alone = arms.ARMS["1 of 64"]
     assert arms.scores(tmp_path, alone) == {14_400: [5.0], 56_000: [4.5, 4.7]}
-    assert arms.behind(tmp_path, alone) == {56_000: pytest.approx(0.2)}
+    assert arms.behind(tmp_path, alone) == {56_000: [pytest.approx(0.1)]}  # of seed 0
     assert arms.in_use(tmp_path, alone, 56_000) == 24 / 64
     last = json.loads((RESULTS / gap.MIXTURE / "metrics.jsonl").read_text().splitlines()[-1])
     found = arms.scores(RESULTS, alone)[224_000]
@@ -160,7 +162,8 @@ def test_a_second_seed_of_four_codebooks_is_taken_up(tmp_path):
     for run in (*gap.RUNS.values(), *set(gap.TWINS.values())):
         for folder in records.seeds_of(RESULTS, run):
             (tmp_path / folder.name).symlink_to(folder)
-    (tmp_path / gap.FOUR).symlink_to(RESULTS / gap.FOUR)
+    for run in (gap.FOUR, gap.RECIPE):
+        (tmp_path / run).symlink_to(RESULTS / run)
     lines, suspect = (
         len(gap.draw_four(tmp_path).axes[0].lines),
         suspects.suspects(tmp_path_with(tmp_path)),
@@ -184,7 +187,7 @@ def test_figures_of_the_gap_show_what_is_stored():
     seeds = [records.stored(f).position for f in records.seeds_of(RESULTS, gap.MIXTURE)]
     assert [bar.get_height() for bar in bars[:6]] == pytest.approx(np.mean(seeds, 0).tolist())
     widths = [bar.get_width() for bar in gap.draw_verdict(RESULTS).axes[0].patches]
-    means = [gap.mean_gap(RESULTS, run) for run in gap.STAGES.values()]
+    means = [gap.mean_gap(RESULTS, run) for run in gap.ENDS.values()]
     assert widths == pytest.approx(means)
     numbers = [text.get_text() for text in gap.draw_verdict(RESULTS).axes[0].texts]
     assert numbers == [f"{mean:.2f}" for mean in means]
@@ -272,3 +275,18 @@ def test_relatives_are_stored_and_their_sizes_known():
     assert figure.axes[0].get_xlim() == (5.4, 6.5) and len(figure.legends[0].get_texts()) == 4
     one, two = relatives.millions(RESULTS, ("sq-vae-2", "sq-vae-2-pixelcnn"))
     assert one == pytest.approx(0.610685) and two > 4 * one
+
+
+def test_a_figure_of_budgets_joins_means_and_shows_seeds():
+    axis = arms.draw_budgets(RESULTS).axes[0]
+    lines = {line.get_label(): line for line in axis.lines if line.get_label() in arms.LINES}
+    assert set(lines) == set(arms.LINES) == set(gap.ENDS)
+    for label, (arm, twin) in arms.LINES.items():
+        found = arms.behind(RESULTS, arm, twin)
+        assert list(lines[label].get_xdata()) == list(found)
+        np.testing.assert_allclose(lines[label].get_ydata(), [np.mean(x) for x in found.values()])
+    points = sum(len(line.get_xdata()) for line in axis.lines) - sum(
+        len(line.get_xdata()) for line in lines.values()
+    )
+    seeds = [arms.behind(RESULTS, arm, twin).values() for arm, twin in arms.LINES.values()]
+    assert points == sum(len(one) for arm in seeds for one in arm)

@@ -333,7 +333,7 @@ RUNS: dict[str, NamedRun] = {
     ),
     "cifar10-cpu": NamedRun(CIFAR10_CPU, "85 minutes on a CPU core", "measured 4.85"),
     "cifar10-cpu-mixture": NamedRun(
-        CIFAR10_CPU_MIXTURE, "95 minutes on a CPU core", "measured 4.34"
+        CIFAR10_CPU_MIXTURE, "90 minutes on a CPU core", "measured 4.28"
     ),
     "cifar10-cpu-mixture-spatial": NamedRun(
         spatial(CIFAR10_CPU_MIXTURE), "95 minutes on a CPU core", "measured 4.17"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from rrvqlib.teaching.figures import PALETTE
-from rrvqlib.teaching.gap import FOUR, LOGISTIC, MIXTURE, RECIPE, TWINS
+from rrvqlib.teaching.gap import FOUR, INK, LOGISTIC, MIXTURE, RECIPE, TWINS
 from rrvqlib.teaching.records import course_of, seeds_of
 
 if TYPE_CHECKING:
@@ -101,8 +101,8 @@ def scores(results: Path, arm: Arm) -> dict[int, list[float]]:
     return dict(sorted(found.items()))
 
 
-def behind(results: Path, arm: Arm, twin: Arm = GAUSSIANS) -> dict[int, float]:
-    """How far an arm's mean is behind that of its Gaussian twin on the same budget, bits per dim.
+def behind(results: Path, arm: Arm, twin: Arm = GAUSSIANS) -> dict[int, list[float]]:
+    """How far an arm is behind its Gaussian twin on the same budget, bits per dim.
 
     Args:
         results: the folder book/results.
@@ -110,11 +110,11 @@ def behind(results: Path, arm: Arm, twin: Arm = GAUSSIANS) -> dict[int, float]:
         twin: Gaussians that differ from it in nothing else.
 
     Returns:
-        Images seen -> difference of the means over seeds, for budgets that both have had.
+        Images seen -> the differences of the seeds that both have had.
     """
     gaussians = scores(results, twin)
     return {
-        images: float(np.mean(found) - np.mean(gaussians[images]))
+        images: [codes - twins for codes, twins in zip(found, gaussians[images], strict=False)]
         for images, found in scores(results, arm).items()
         if images in gaussians
     }
@@ -163,14 +163,12 @@ def draw_budgets(results: Path) -> Figure:
     import matplotlib.pyplot as plt
 
     figure, axis = plt.subplots(figsize=(6.4, 3.6))
-    inks = ("#707070", PALETTE[0], PALETTE[1], PALETTE[2])
-    for (label, (arm, twin)), colour, marker in zip(LINES.items(), inks, "sov^", strict=True):
-        means = behind(results, arm, twin)
-        axis.plot(list(means), list(means.values()), f"{marker}-", color=colour, label=label)
-        ours, theirs = scores(results, arm), scores(results, twin)
-        for images in means:
-            seeds = [a - b for a, b in zip(ours[images], theirs[images], strict=False)]
-            axis.plot([images] * len(seeds), seeds, ".", color=colour, alpha=0.6)
+    for (label, (arm, twin)), marker in zip(LINES.items(), "sov^", strict=True):
+        found = behind(results, arm, twin)
+        means = [np.mean(seeds) for seeds in found.values()]
+        axis.plot(list(found), means, f"{marker}-", color=INK[label], label=label)
+        for images, seeds in found.items():
+            axis.plot([images] * len(seeds), seeds, ".", color=INK[label], alpha=0.6)
     images = sorted({n for arm, twin in LINES.values() for n in behind(results, arm, twin)})
     axis.set(xscale="log", ylim=(0, None), ylabel="codes less Gaussians, bits/dim")
     axis.set_xticks(images, [f"{n / 1000:g}" for n in images])
