@@ -63,9 +63,6 @@ SLOW = {
     for name in ("1 of 64", "4 of 16")
 }
 REINMAX = Arm("recipe-mixture+groups-4+codes-16+reinmax", 4, 16)
-# A sixth grid, one position a pixel, before the others.
-FINE = Arm("recipe-mixture+groups-4+codes-16+at-32", 4, 16)
-FINE_GAUSSIANS = Arm("recipe-mixture+gaussian+at-32", groups=0)
 
 # Codes beside their Gaussian twins under both likelihoods.
 LINES = {
@@ -80,9 +77,10 @@ LINES = {
 
 
 def short_runs(results: Path, arm: Arm) -> list[dict[str, Any]]:
-    """The lines of `FILE` that are of an arm."""
+    """The lines of `FILE` that are of an arm, by seed."""
     lines = map(json.loads, (results / FILE).read_text().splitlines())
-    return [line for line in lines if line["variant"] == arm.variant]
+    found = (line for line in lines if line["variant"] == arm.variant)
+    return sorted(found, key=lambda line: line["seed"])
 
 
 def scores(results: Path, arm: Arm) -> dict[int, list[float]]:
@@ -110,7 +108,7 @@ def behind(results: Path, arm: Arm, twin: Arm = GAUSSIANS) -> dict[int, list[flo
         twin: Gaussians that differ from it in nothing else.
 
     Returns:
-        Images seen -> the differences of the seeds that both have had.
+        Images seen -> the differences of as many seeds, from 0 on, as both have had.
     """
     gaussians = scores(results, twin)
     return {
