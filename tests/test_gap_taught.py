@@ -119,7 +119,12 @@ def test_suspects_quote_the_records():
 
 
 def test_short_and_long_runs_stand_by_the_images_they_saw(tmp_path):
-    row = {"variant": "recipe-mixture", "images_seen": 56_000, "perplexity": [16.0, 32.0], "seed": 0}
+    row = {
+        "variant": "recipe-mixture",
+        "images_seen": 56_000,
+        "perplexity": [16.0, 32.0],
+        "seed": 0,
+    }
     rows = [row | {"valid_bits_per_dim": 4.7, "seed": 1}, row | {"valid_bits_per_dim": 4.5}]
     rows += [row | {"variant": "recipe-mixture+gaussian", "valid_bits_per_dim": 4.4}]
     rows += [row | {"images_seen": 14_400, "valid_bits_per_dim": 5.0}]  # has no Gaussian twin
@@ -137,7 +142,7 @@ def test_arms_are_what_their_variants_set():
     sys.path.insert(0, str(RESULTS.parents[1] / "tools"))
     import sweep
 
-    for arm in (*arms.ARMS.values(), *arms.SLOW.values(), arms.REINMAX):
+    for arm in (*arms.ARMS.values(), *arms.SLOW.values(), arms.REINMAX, arms.WARM):
         changes = {k: v for part in arm.variant.split("+") for k, v in sweep.VARIANTS[part].items()}
         assert changes.get("groups", 1) == arm.groups
         assert changes.get("codebook_size", (64,)) == (arm.codes,)

@@ -63,6 +63,7 @@ SLOW = {
     for name in ("1 of 64", "4 of 16")
 }
 REINMAX = Arm("recipe-mixture+groups-4+codes-16+reinmax", 4, 16)
+WARM = Arm("recipe-mixture+groups-4+codes-16+temperature-1", 4, 16)  # ReinMax has it, too
 
 # Codes beside their Gaussian twins under both likelihoods.
 LINES = {

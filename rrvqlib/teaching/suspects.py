@@ -94,7 +94,7 @@ def suspects(results: Path) -> list[Suspect]:
             f"{soft:+.2f}; colder, {cold:+.2f}; seeds differ by {max(base) - min(base):.2f}."
             f" ReinMax: gap {early['4 of 16']:.2f} and {reinmax:.2f}",
             "soft draws no effect beyond seeds; ReinMax closes nearly all that is left, early: long"
-            " runs, and the temperature alone, not tried",
+            " runs not tried",
         ),
         Suspect(
             "resolution",
