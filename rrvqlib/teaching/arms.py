@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from rrvqlib.teaching.figures import PALETTE
-from rrvqlib.teaching.gap import FOUR, INK, LOGISTIC, MIXTURE, RECIPE, TWINS
+from rrvqlib.teaching.gap import FOUR, INK, LOGISTIC, MIXTURE, RECIPE, SMALL, TWINS
 from rrvqlib.teaching.records import course_of, seeds_of
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ ARMS = {
     "2 of 8": Arm("recipe-mixture+groups-2+codes-8", 2, 8),
     "1 of 256": Arm("recipe-mixture+codes-256", 1, 256),
     "4 of 4": Arm("recipe-mixture+groups-4+codes-4", 4, 4),
-    "4 of 16": Arm("recipe-mixture+groups-4+codes-16", 4, 16, RECIPE),
+    "4 of 16": Arm("recipe-mixture+groups-4+codes-16", 4, 16, SMALL),
     "8 of 8": Arm("recipe-mixture+groups-8+codes-8", 8, 8),
     "4 of 64": Arm("recipe-mixture+groups-4", 4, 64, FOUR),
 }
@@ -62,8 +62,15 @@ SLOW = {
     name: ARMS[name]._replace(variant=f"{ARMS[name].variant}+codebook-x1", run=None)
     for name in ("1 of 64", "4 of 16")
 }
-REINMAX = Arm("recipe-mixture+groups-4+codes-16+reinmax", 4, 16)
+REINMAX = {
+    "1 of 64": Arm("recipe-mixture+reinmax"),
+    "4 of 16": Arm("recipe-mixture+groups-4+codes-16+reinmax", 4, 16, RECIPE),
+}
 WARM = Arm("recipe-mixture+groups-4+codes-16+temperature-1", 4, 16)  # ReinMax has it, too
+
+# With one layer more, of a position for each pixel.
+FINE = Arm("recipe-mixture+groups-4+codes-16+reinmax+at-32", 4, 16)
+FINE_GAUSSIANS = Arm("recipe-mixture+gaussian+at-32", groups=0)
 
 # Codes beside their Gaussian twins under both likelihoods.
 LINES = {
@@ -74,6 +81,7 @@ LINES = {
     "mixture, one of 64": (ARMS["1 of 64"], GAUSSIANS),
     "mixture, four of 64": (ARMS["4 of 64"], GAUSSIANS),
     "mixture, four of 16": (ARMS["4 of 16"], GAUSSIANS),
+    "four of 16, ReinMax": (REINMAX["4 of 16"], GAUSSIANS),
 }
 
 
@@ -162,7 +170,7 @@ def draw_budgets(results: Path) -> Figure:
     import matplotlib.pyplot as plt
 
     figure, axis = plt.subplots(figsize=(6.4, 3.6))
-    for (label, (arm, twin)), marker in zip(LINES.items(), "sov^", strict=True):
+    for (label, (arm, twin)), marker in zip(LINES.items(), "sov^D", strict=True):
         found = behind(results, arm, twin)
         means = [np.mean(seeds) for seeds in found.values()]
         axis.plot(list(found), means, f"{marker}-", color=INK[label], label=label)

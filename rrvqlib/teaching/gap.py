@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LOGISTIC, RECIPE = "cifar10-cpu", "cifar10-cpu-mixture"
-MIXTURE, FOUR = f"{RECIPE}-one-of-64", f"{RECIPE}-four-of-64"
+MIXTURE, FOUR, SMALL = (f"{RECIPE}-{codes}" for codes in ("one-of-64", "four-of-64", "four-of-16"))
 RUNS = {"logistic": LOGISTIC, "mixture": MIXTURE}
 TWINS = {LOGISTIC: f"{LOGISTIC}-spatial"} | dict.fromkeys(
-    (MIXTURE, FOUR, RECIPE), f"{RECIPE}-spatial"
+    (MIXTURE, FOUR, SMALL, RECIPE), f"{RECIPE}-spatial"
 )
 STAGES = {
     "logistic, one of 64": LOGISTIC,
     "mixture, one of 64": MIXTURE,
     "mixture, four of 64": FOUR,
 }
-ENDS = STAGES | {"mixture, four of 16": RECIPE}
-INK = dict(zip(ENDS, ("#707070", PALETTE[0], PALETTE[2], PALETTE[3]), strict=True))
+ENDS = STAGES | {"mixture, four of 16": SMALL, "four of 16, ReinMax": RECIPE}
+INK = dict(zip(ENDS, ("#707070", PALETTE[0], PALETTE[2], PALETTE[3], PALETTE[4]), strict=True))
 
 
 def mean_gap(results: Path, run: str) -> float:
@@ -157,7 +157,7 @@ def draw_four(results: Path) -> Figure:
 
 
 def draw_verdict(results: Path) -> Figure:
-    """How far codes are behind Gaussians in four states of the case, seeds as points."""
+    """How far codes are behind Gaussians in five states of the case, seeds as points."""
     import matplotlib.pyplot as plt
 
     figure, axis = plt.subplots(figsize=(5.6, 2.8))
