@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from matplotlib import pyplot as plt
 from rrvqlib.latents import Codebook
 from rrvqlib.likelihoods import LogisticMixture
 from rrvqlib.models import build
+from rrvqlib.runs import read_run_settings
 from rrvqlib.settings import ModelSettings, changed
 from rrvqlib.teaching import (
     arms,
@@ -278,8 +280,22 @@ def test_relatives_are_stored_and_their_sizes_known():
     assert found["sq-vae-2-pixelcnn"].kind == "second stage"
     figure = rivals.draw_rivals(found, end=6.5)
     assert figure.axes[0].get_xlim() == (5.4, 6.5) and len(figure.legends[0].get_texts()) == 4
+    points = [line for line in figure.axes[0].lines if line.get_marker() == "."]
+    assert [len(line.get_xdata()) for line in points] == [2, 2]
     one, two = relatives.millions(RESULTS, ("sq-vae-2", "sq-vae-2-pixelcnn"))
     assert one == pytest.approx(0.610685) and two > 4 * one
+
+
+@pytest.mark.parametrize("name", rivals.SECOND_SEEDS)
+def test_a_second_seed_is_of_the_same_settings(name):
+    first, second = (
+        read_run_settings(RESULTS / run) for run in (f"rival-{name}", rivals.SECOND_SEEDS[name])
+    )
+    assert (first.optimisation.seed, second.optimisation.seed) == (0, 1)
+    assert first.model == second.model and first.schedule == second.schedule
+    assert first.optimisation == replace(second.optimisation, seed=0)
+    found = rivals.stored_rivals(RESULTS, {name: name})[name]
+    assert found.again == raw(rivals.SECOND_SEEDS[name])["test_bits_per_dim"] != found.test
 
 
 def test_a_figure_of_budgets_joins_means_and_shows_seeds():
