@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from rrvqlib.teaching.figures import PALETTE
-from rrvqlib.teaching.gap import FOUR, INK, LOGISTIC, MIXTURE, RECIPE, SMALL, TWINS
+from rrvqlib.teaching import gap
+from rrvqlib.teaching.gap import FOUR, INK, LOGISTIC, MIXTURE, RECIPE, TWINS
 from rrvqlib.teaching.records import course_of, seeds_of
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ ARMS = {
     "2 of 8": Arm("recipe-mixture+groups-2+codes-8", 2, 8),
     "1 of 256": Arm("recipe-mixture+codes-256", 1, 256),
     "4 of 4": Arm("recipe-mixture+groups-4+codes-4", 4, 4),
-    "4 of 16": Arm("recipe-mixture+groups-4+codes-16", 4, 16, SMALL),
+    "4 of 16": Arm("recipe-mixture+groups-4+codes-16", 4, 16, RECIPE),
     "8 of 8": Arm("recipe-mixture+groups-8+codes-8", 8, 8),
     "4 of 64": Arm("recipe-mixture+groups-4", 4, 64, FOUR),
 }
@@ -64,7 +65,7 @@ SLOW = {
 }
 REINMAX = {
     "1 of 64": Arm("recipe-mixture+reinmax"),
-    "4 of 16": Arm("recipe-mixture+groups-4+codes-16+reinmax", 4, 16, RECIPE),
+    "4 of 16": Arm("recipe-mixture+groups-4+codes-16+reinmax", 4, 16, gap.REINMAX),
 }
 WARM = Arm("recipe-mixture+groups-4+codes-16+temperature-1", 4, 16)  # ReinMax has it, too
 

@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LOGISTIC, RECIPE = "cifar10-cpu", "cifar10-cpu-mixture"
-MIXTURE, FOUR, SMALL = (f"{RECIPE}-{codes}" for codes in ("one-of-64", "four-of-64", "four-of-16"))
+MIXTURE, FOUR, REINMAX = (f"{RECIPE}-{end}" for end in ("one-of-64", "four-of-64", "reinmax"))
 RUNS = {"logistic": LOGISTIC, "mixture": MIXTURE}
 TWINS = {LOGISTIC: f"{LOGISTIC}-spatial"} | dict.fromkeys(
-    (MIXTURE, FOUR, SMALL, RECIPE), f"{RECIPE}-spatial"
+    (MIXTURE, FOUR, RECIPE, REINMAX), f"{RECIPE}-spatial"
 )
 STAGES = {
     "logistic, one of 64": LOGISTIC,
     "mixture, one of 64": MIXTURE,
     "mixture, four of 64": FOUR,
 }
-ENDS = STAGES | {"mixture, four of 16": SMALL, "four of 16, ReinMax": RECIPE}
+ENDS = STAGES | {"mixture, four of 16": RECIPE, "four of 16, ReinMax": REINMAX}
 INK = dict(zip(ENDS, ("#707070", PALETTE[0], PALETTE[2], PALETTE[3], PALETTE[4]), strict=True))
 
 
