@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from rrvqlib.teaching.figures import PALETTE
 from rrvqlib.teaching import gap
+from rrvqlib.teaching.figures import PALETTE
 from rrvqlib.teaching.gap import FOUR, INK, LOGISTIC, MIXTURE, RECIPE, TWINS
 from rrvqlib.teaching.records import course_of, seeds_of
 

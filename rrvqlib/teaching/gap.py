@@ -156,6 +156,20 @@ def draw_four(results: Path) -> Figure:
     return figure
 
 
+def draw_estimators(results: Path) -> Figure:
+    """How far four codebooks of 16 are behind Gaussians during training, by estimator; seed 0."""
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(6.0, 3.2))
+    for label, run in (("straight-through", RECIPE), ("ReinMax", REINMAX)):
+        ink = next(INK[name] for name, other in ENDS.items() if other == run)
+        _draw_gaps(axis, results, run, ink, label)
+    axis.set(xlabel="thousand images", ylabel="codes less Gaussians, bits/dim", ylim=(-0.05, 0.15))
+    axis.axhline(0, color="black", linewidth=1)
+    axis.legend(fontsize="small", loc="lower right")
+    return figure
+
+
 def draw_verdict(results: Path) -> Figure:
     """How far codes are behind Gaussians in five states of the case, seeds as points."""
     import matplotlib.pyplot as plt
