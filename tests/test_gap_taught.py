@@ -118,6 +118,12 @@ def test_suspects_quote_the_records():
     lines = (RESULTS / "temperature-cifar10.jsonl").read_text().splitlines()
     scores = {x["variant"]: x["valid_bits_per_dim"] for x in map(json.loads, lines)}
     assert f"{scores['soft-samples'] - scores['base']:+.2f}" in found["estimator"].found
+    small_codes = "recipe-mixture+groups-4+codes-16"
+    behind = [early[f"{small_codes}{x}"] - reached for x in ("", "+reinmax")]
+    scores = [raw(run)["test_bits_per_dim"] for run in (gap.RECIPE, gap.REINMAX)]
+    behind += [score - raw(gap.TWINS[gap.RECIPE])["test_bits_per_dim"] for score in scores]
+    ends = "gap {:.2f} and {:.2f} early, {:.2f} and {:.2f} late".format(*behind)
+    assert found["estimator"].found.endswith(ends)
 
 
 def test_short_and_long_runs_stand_by_the_images_they_saw(tmp_path):
@@ -144,7 +150,8 @@ def test_arms_are_what_their_variants_set():
     sys.path.insert(0, str(RESULTS.parents[1] / "tools"))
     import sweep
 
-    for arm in (*arms.ARMS.values(), *arms.SLOW.values(), arms.REINMAX, arms.WARM):
+    others = arms.WARM, arms.FINE, *arms.REINMAX.values()
+    for arm in (*arms.ARMS.values(), *arms.SLOW.values(), *others):
         changes = {k: v for part in arm.variant.split("+") for k, v in sweep.VARIANTS[part].items()}
         assert changes.get("groups", 1) == arm.groups
         assert changes.get("codebook_size", (64,)) == (arm.codes,)
@@ -198,6 +205,12 @@ def test_figures_of_the_gap_show_what_is_stored():
     assert widths == pytest.approx(means)
     numbers = [text.get_text() for text in gap.draw_verdict(RESULTS).axes[0].texts]
     assert numbers == [f"{mean:.2f}" for mean in means]
+    logs = (
+        (RESULTS / run / "metrics.jsonl").open() for run in (gap.REINMAX, gap.TWINS[gap.REINMAX])
+    )
+    course, twin = ([json.loads(row)["valid_bits_per_dim"] for row in log] for log in logs)
+    (line,) = [x for x in gap.draw_estimators(RESULTS).axes[0].lines if x.get_label() == "ReinMax"]
+    np.testing.assert_allclose(line.get_ydata(), np.subtract(course, twin))
     heights = [bar.get_height() for bar in gap.draw_layers({"a": [1.0, 2.0]}).axes[0].patches]
     assert heights == [1.0, 2.0]
     books = Codebook(16, 2, init="unit"), Codebook(4, 2, init="unit", groups=2)
