@@ -150,7 +150,9 @@ def test_arms_are_what_their_variants_set():
     sys.path.insert(0, str(RESULTS.parents[1] / "tools"))
     import sweep
 
-    others = arms.WARM, arms.FINE, *arms.REINMAX.values()
+    finer = arms.FINER["4 of 16"][1]
+    assert sweep.VARIANTS[finer.variant.split("+")[-1]]["pyramid"] == (32, 16, 16, 16, 16, 8, 4)
+    others = arms.WARM, finer, *arms.REINMAX.values()
     for arm in (*arms.ARMS.values(), *arms.SLOW.values(), *others):
         changes = {k: v for part in arm.variant.split("+") for k, v in sweep.VARIANTS[part].items()}
         assert changes.get("groups", 1) == arm.groups
@@ -166,6 +168,16 @@ def test_a_figure_of_vectors_has_a_point_for_each_arm_in_both_panels():
     assert {text.get_text() for text in axes[1].texts} == set(scores)
 
 
+def test_a_figure_of_finer_grids_joins_what_is_stored():
+    lines = (RESULTS / arms.FILE).read_text().splitlines()
+    early = {x["variant"]: x for x in map(json.loads, lines) if x["images_seen"] == 56_000}
+    names = "recipe-mixture+groups-4+codes-16", "recipe-mixture+gaussian"
+    ends = [[early[f"{name}{x}"]["valid_bits_per_dim"] for x in ("", "+at-32")] for name in names]
+    found = [line.get_ydata() for line in arms.draw_finer(RESULTS, 56_000).axes[0].lines]
+    np.testing.assert_allclose([found[0], found[2]], ends)
+    assert ends[0][0] > ends[1][0] and ends[0][1] < ends[1][1]  # the order turns
+
+
 def test_suspects_make_a_table_with_a_row_each():
     lines = suspects.table(suspects.suspects(RESULTS)).splitlines()
     assert sum(line.startswith("| ") for line in lines) == 8  # and the heads
@@ -176,7 +188,7 @@ def test_a_second_seed_of_four_codebooks_is_taken_up(tmp_path):
     for run in (*gap.RUNS.values(), *set(gap.TWINS.values())):
         for folder in records.seeds_of(RESULTS, run):
             (tmp_path / folder.name).symlink_to(folder)
-    for run in (gap.FOUR, gap.RECIPE):
+    for run in (gap.FOUR, gap.RECIPE, gap.REINMAX):
         (tmp_path / run).symlink_to(RESULTS / run)
     lines, suspect = (
         len(gap.draw_four(tmp_path).axes[0].lines),

@@ -69,9 +69,15 @@ REINMAX = {
 }
 WARM = Arm("recipe-mixture+groups-4+codes-16+temperature-1", 4, 16)  # ReinMax has it, too
 
-# With one layer more, of a position for each pixel.
-FINE = Arm("recipe-mixture+groups-4+codes-16+reinmax+at-32", 4, 16)
-FINE_GAUSSIANS = Arm("recipe-mixture+gaussian+at-32", groups=0)
+# As they are, and with one layer more, of a position for each pixel.
+FINER = {
+    name: (arm, arm._replace(variant=f"{arm.variant}+at-32", run=None))
+    for name, arm in {
+        "4 of 16": ARMS["4 of 16"],
+        "4 of 16, ReinMax": REINMAX["4 of 16"],
+        "Gaussians": GAUSSIANS,
+    }.items()
+}
 
 # Codes beside their Gaussian twins under both likelihoods.
 LINES = {
@@ -160,6 +166,21 @@ def draw_vectors(results: Path, images: int) -> Figure:
     axes[1].set(ylabel="perplexity, share of K", ylim=(0, 1.12))
     for axis in axes:
         axis.set(xlabel="bits that a position can say", xlim=(4, 29), xticks=range(6, 25, 6))
+    return figure
+
+
+def draw_finer(results: Path, images: int) -> Figure:
+    """What a layer with a position for each pixel does to codes and Gaussians."""
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(5.4, 3.2))
+    inks = INK["mixture, four of 16"], INK["four of 16, ReinMax"], PALETTE[1]
+    for (name, pair), ink in zip(FINER.items(), inks, strict=True):
+        means = [np.mean(scores(results, arm)[images]) for arm in pair]
+        axis.plot([0, 1], means, "o-", color=ink)
+        axis.text(1.04, means[1], name, color=ink, va="center")
+    axis.set_xticks([0, 1], ["six layers from\n16 × 16", "seven layers from\n32 × 32"])
+    axis.set(xlim=(-0.2, 1.6), ylabel="bits/dim, validation")
     return figure
 
 
