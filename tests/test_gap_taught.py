@@ -152,7 +152,7 @@ def test_arms_are_what_their_variants_set():
 
     finer = arms.FINER["4 of 16"][1]
     assert sweep.VARIANTS[finer.variant.split("+")[-1]]["pyramid"] == (32, 16, 16, 16, 16, 8, 4)
-    others = arms.WARM, finer, *arms.REINMAX.values()
+    others = arms.WARM, arms.FAST, finer, *arms.REINMAX.values()
     for arm in (*arms.ARMS.values(), *arms.SLOW.values(), *others):
         changes = {k: v for part in arm.variant.split("+") for k, v in sweep.VARIANTS[part].items()}
         assert changes.get("groups", 1) == arm.groups
