@@ -164,7 +164,7 @@ def draw_vectors(results: Path, images: int) -> Figure:
     axes[0].axhline(gaussians, color=PALETTE[1], linestyle="--", label="Gaussians")
     axes[0].set(ylabel="bits/dim, validation")
     axes[0].legend(fontsize="small", loc="upper right")
-    axes[1].set(ylabel="perplexity, share of K", ylim=(0, 1.12))
+    axes[1].set(ylabel="perplexity / K", ylim=(0, 1.12))
     for axis in axes:
         axis.set(xlabel="bits that a position can say", xlim=(4, 29), xticks=range(6, 25, 6))
     return figure
@@ -180,7 +180,9 @@ def draw_finer(results: Path, images: int) -> Figure:
         means = [np.mean(scores(results, arm)[images]) for arm in pair]
         axis.plot([0, 1], means, "o-", color=ink)
         axis.text(1.04, means[1], name, color=ink, va="center")
-    axis.set_xticks([0, 1], ["six layers from\n16 × 16", "seven layers from\n32 × 32"])
+    axis.set_xticks(
+        [0, 1], ["six layers,\nfinest grid 16 × 16", "seven layers,\nfinest grid 32 × 32"]
+    )
     axis.set(xlim=(-0.2, 1.6), ylabel="bits/dim, validation")
     return figure
 
@@ -188,17 +190,17 @@ def draw_finer(results: Path, images: int) -> Figure:
 def draw_budgets(results: Path) -> Figure:
     """How far codes are behind Gaussians by the images that both have seen.
 
-    Lines join means; small points are the seeds, each less the same seed of Gaussians.
+    Lines join first seeds, points are further ones, each less the same seed of Gaussians.
     """
     import matplotlib.pyplot as plt
 
     figure, axis = plt.subplots(figsize=(6.4, 3.6))
     for (label, (arm, twin)), marker in zip(LINES.items(), "sov^D", strict=True):
         found = behind(results, arm, twin)
-        means = [np.mean(seeds) for seeds in found.values()]
-        axis.plot(list(found), means, f"{marker}-", color=INK[label], label=label)
-        for images, seeds in found.items():
-            axis.plot([images] * len(seeds), seeds, ".", color=INK[label], alpha=0.6)
+        first = [seeds[0] for seeds in found.values()]
+        axis.plot(list(found), first, f"{marker}-", color=INK[label], label=label)
+        for images, (_, *others) in found.items():
+            axis.plot([images] * len(others), others, ".", color=INK[label])
     images = sorted({n for arm, twin in LINES.values() for n in behind(results, arm, twin)})
     axis.set(xscale="log", ylim=(0, None), ylabel="codes less Gaussians, bits/dim")
     axis.set_xticks(images, [f"{n / 1000:g}" for n in images])

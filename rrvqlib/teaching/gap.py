@@ -177,8 +177,9 @@ def draw_verdict(results: Path) -> Figure:
     figure, axis = plt.subplots(figsize=(5.6, 2.8))
     for row, (label, run) in enumerate(ENDS.items()):
         mean = mean_gap(results, run)
-        axis.barh(row, mean, color=INK[label], height=0.6)
         seeds = gaps(results, run)
+        hatch = "//" if len(seeds) == 1 else None
+        axis.barh(row, mean, color=INK[label], height=0.6, hatch=hatch, edgecolor="white")
         axis.plot(seeds, [row] * len(seeds), "ko", markersize=4)
         axis.text(0.01, row, f"{mean:.2f}", va="center", color="white", weight="bold")
     axis.set(yticks=range(len(ENDS)), yticklabels=list(ENDS), xlim=(0, 0.5))
