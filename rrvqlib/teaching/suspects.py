@@ -65,8 +65,8 @@ def suspects(results: Path) -> list[Suspect]:
             "as many vectors at once or in parts, 64 and 256 of them; 56,000 images, one seed",
             f"gap {early['1 of 64']:.2f} and {early['2 of 8']:.2f};"
             f" {early['1 of 256']:.2f} and {early['4 of 4']:.2f}",
-            "open: at one learning rate for all, parts help 64 vectors and harm 256; beside a slower"
-            " lone 64, two rows below, they help by 0.04",
+            "open: at one learning rate for all, parts help 64 vectors and harm 256; beside a"
+            " slower lone 64, two rows below, they help by 0.04",
         ),
         Suspect(
             "number of vectors",
