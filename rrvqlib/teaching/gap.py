@@ -178,10 +178,18 @@ def draw_verdict(results: Path) -> Figure:
     for row, (label, run) in enumerate(ENDS.items()):
         mean = mean_gap(results, run)
         seeds = gaps(results, run)
-        hatch = "//" if len(seeds) == 1 else None
-        axis.barh(row, mean, color=INK[label], height=0.6, hatch=hatch, edgecolor="white")
+        ink, filled = INK[label], len(seeds) > 1  # one seed: an outline
+        face = ink if filled else "white"
+        axis.barh(row, mean, height=0.6, facecolor=face, edgecolor=ink, linewidth=2)
         axis.plot(seeds, [row] * len(seeds), "ko", markersize=4)
-        axis.text(0.01, row, f"{mean:.2f}", va="center", color="white", weight="bold")
+        axis.text(
+            0.01,
+            row,
+            f"{mean:.2f}",
+            va="center",
+            color="white" if filled else "black",
+            weight="bold",
+        )
     axis.set(yticks=range(len(ENDS)), yticklabels=list(ENDS), xlim=(0, 0.5))
     axis.set_xlabel("codes less Gaussians, bits per dim")
     axis.invert_yaxis()
