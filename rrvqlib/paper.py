@@ -388,8 +388,8 @@ OPEN: tuple[Gap, ...] = (
         SMALL_L5,
     ),
     Gap(
-        "how much less",
-        "half of that",
+        "how much less it is for CelebA's five layers",
+        "half of the others'",
         {"channels": 32},
         ("celeba-l5-paper",),
     ),

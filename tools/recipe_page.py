@@ -32,13 +32,14 @@ steered. Beside them stand runs that change one thing each:
 
 - `X-l32-paper-validated` watches validation images, which are cut from the training images: our
   cleaner choice.
-- `X-paper-as-printed` reads the symbol $\\mathbf E_\\Sigma$ of Eqs. (6) and (7) as one number for
-  each code. Read with the text's diagonal matrices, the equations are the `diagonal` model of the
+- `X-l32-paper-as-printed`, and `X-l5-…-paper-as-printed`, read the symbol $\\mathbf E_\\Sigma$ of
+  Eqs. (6) and (7) as one number for each code. Read with the text's diagonal matrices, the equations are the `diagonal` model of the
   others ({{doc}}`errata`).
 - `X-l32-paper-spatial` is the Gaussian twin of Table 1.
 
-None of them has been run to its end: they take GPU days. (Of the cells of Table G.1 the first epoch
-has been seen, on a CPU, with settings of our own: {{doc}}`08-ablation`.) What this book's own runs
+None of them has been run to its end: the 32 layers take half a day of a large GPU or more, by
+extrapolation ({{doc}}`12-full-scale`). (Of the cells of Table G.1 two thirds of an epoch have been
+seen, on a CPU, with settings of our own: {{doc}}`08-ablation`.) What this book's own runs
 do otherwise is in {{doc}}`differences`.
 
 (sec-stated)=
