@@ -33,8 +33,8 @@ steered. Beside them stand runs that change one thing each:
 - `X-l32-paper-validated` watches validation images, which are cut from the training images: our
   cleaner choice.
 - `X-l32-paper-as-printed`, and `X-l5-…-paper-as-printed`, read the symbol $\\mathbf E_\\Sigma$ of
-  Eqs. (6) and (7) as one number for each code. Read with the text's diagonal matrices, the equations are the `diagonal` model of the
-  others ({{doc}}`errata`).
+  Eqs. (6) and (7) as one number for each code. Read with the text's diagonal matrices, the
+  equations are the `diagonal` model of the others ({{doc}}`errata`).
 - `X-l32-paper-spatial` is the Gaussian twin of Table 1.
 
 None of them has been run to its end: the 32 layers take half a day of a large GPU or more, by
