@@ -177,7 +177,7 @@ def draw_finer(results: Path, images: int) -> Figure:
     figure, axis = plt.subplots(figsize=(5.4, 3.2))
     inks = INK["mixture, four of 16"], INK["four of 16, ReinMax"], PALETTE[1]
     for (name, pair), ink in zip(FINER.items(), inks, strict=True):
-        means = [np.mean(scores(results, arm)[images]) for arm in pair]
+        means = [float(np.mean(scores(results, arm)[images])) for arm in pair]
         axis.plot([0, 1], means, "o-", color=ink)
         axis.text(1.04, means[1], name, color=ink, va="center")
     axis.set_xticks(
