@@ -63,7 +63,9 @@ SLOW = {
     name: ARMS[name]._replace(variant=f"{ARMS[name].variant}+codebook-x1", run=None)
     for name in ("1 of 64", "4 of 16")
 }
-FAST = Arm("recipe-mixture+groups-4+codes-16+codebook-x20", 4, 16)  # and at four times it
+# At four times the other codebooks' learning rate.
+FAST = Arm("recipe-mixture+groups-4+codes-16+codebook-x20", 4, 16)
+
 REINMAX = {
     "1 of 64": Arm("recipe-mixture+reinmax"),
     "4 of 16": Arm("recipe-mixture+groups-4+codes-16+reinmax", 4, 16, gap.REINMAX),
