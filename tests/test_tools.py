@@ -59,7 +59,7 @@ def test_every_variant_of_the_sweep_changes_what_it_says(name):
 
 def test_a_sweep_by_seconds_takes_as_many_steps_as_fit(monkeypatch):
     def trained(settings, splits, name):  # two seconds of set-up, and a quarter for each step
-        return None, {"seconds": 2 + settings.schedule.steps / 4}
+        return None, {"processor_seconds": 2 + settings.schedule.steps / 4}
 
     monkeypatch.setattr(sweep, "trained", trained)
     assert sweep.steps_in(100, sweep.BASE, None) == 400

@@ -106,6 +106,7 @@ VARIANTS: dict[str, dict] = {
     "groups-8": {"groups": 8},
     "reinmax": {"relaxation": "reinmax", "temperature": 1.0, "temperature_end": 1.0},
     "at-32": {"pyramid": parse_sides("32,16*4,8,4")},
+    "seven-at-16": {"pyramid": parse_sides("16*5,8,4")},  # as many layers, none at 32
     "code-size-16": {"embedding_dim": 16},
     "adam": {"optimizer": "adam", "lr": 2e-3},
     "batch-16": {"batch_size": 16, "steps": 900, "eval_every": 900},
