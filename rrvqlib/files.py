@@ -105,6 +105,14 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} is damaged ({error}); train again or copy it anew") from None
 
 
+def read_table(path: Path) -> dict[str, Any]:
+    """Read JSON that names its values; raise UserError as `read_json`, or where it is no such."""
+    table = read_json(path)
+    if not isinstance(table, dict):
+        raise UserError(f"{path} is damaged (no names and values); train again or copy it anew")
+    return table
+
+
 def prepare_directory(directory: Path) -> None:
     """Make the folder and check that files can be written there.
 

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -71,6 +72,15 @@ def choose_device(wanted: str) -> torch.device:
     return torch.device(wanted)
 
 
+def device_name(device: torch.device) -> str:
+    """What computes there, in words; no names of machines."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "mps":
+        return f"Apple GPU, {platform.machine()}"
+    return f"CPU, {platform.machine()}, {torch.get_num_threads()} threads"
+
+
 def no_number(what: str) -> UserError:
     """The error for what came out as NaN or infinite."""
     return UserError(
@@ -91,16 +101,36 @@ def check_finite(what: str, *values: Tensor) -> None:
 
 @contextmanager
 def true_float32() -> Iterator[None]:
-    """Inside, products of float32 numbers are not rounded to TF32 on a GPU."""
-    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    allowed = [backend.allow_tf32 for backend in backends]
+    """Inside, products of float32 numbers are not rounded to TF32 on a GPU.
+
+    torch has two sets of switches for it, and reading the older one fails where a caller has used
+    the newer one. The older is turned wherever it can be read, for `torch.compile` reads it, too.
+    """
+    backends = torch.backends
+    switches: tuple[Any, ...] = (
+        backends.cuda.matmul,
+        backends.cudnn.conv,  # type: ignore[attr-defined]
+        backends.cudnn.rnn,  # type: ignore[attr-defined]
+    )
+    before = [switch.fp32_precision for switch in switches]
     try:
-        for backend in backends:
-            backend.allow_tf32 = False
+        older = torch.get_float32_matmul_precision(), backends.cudnn.allow_tf32
+    except RuntimeError:
+        older = None
+    try:
+        if older is None:
+            for switch in switches:
+                switch.fp32_precision = "ieee"
+        else:
+            torch.set_float32_matmul_precision("highest")
+            backends.cudnn.allow_tf32 = False
         yield
     finally:
-        for backend, old in zip(backends, allowed, strict=True):
-            backend.allow_tf32 = old
+        if older is not None:
+            torch.set_float32_matmul_precision(older[0])
+            backends.cudnn.allow_tf32 = older[1]
+        for switch, precision in zip(switches, before, strict=True):
+            switch.fp32_precision = precision
 
 
 def uses_bf16(precision: str, device: torch.device) -> bool:

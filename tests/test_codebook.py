@@ -237,3 +237,9 @@ def test_averages_that_are_reset_follow_means_set_from_outside():
     average.update(codebook, elsewhere.clone(), torch.arange(3))
     torch.testing.assert_close(codebook.means.detach(), elsewhere, atol=1e-2, rtol=0)
     assert math.isclose(average.counts.sum().item(), 3, rel_tol=1e-5)
+
+
+def test_kmeans_of_a_single_number_is_that_number():
+    codebook = Codebook(3, 1)
+    codebook.kmeans_(torch.full((1, 1), 0.5))
+    assert codebook.means.flatten().tolist() == pytest.approx([0.5] * 3)

@@ -248,3 +248,13 @@ def test_foreign_bits_are_refused():
 def test_models_without_a_hierarchy_of_codes_are_refused(changes, says):
     with pytest.raises(UserError, match=says):
         Codec(make_model(**changes))
+
+
+def test_a_lone_code_costs_nothing():
+    model = build(changed(TINY.model, codebook_size=(1,))).eval()
+    images = torch.randint(256, (2, 3, 8, 8), dtype=torch.uint8)
+    codec = Codec(model)
+    coded = codec.encode(images)
+    assert torch.equal(torch.stack(codec.decode(coded.words, 2)), images)
+    codes, _ = codec.encode_codes(images, len(codec.layers))
+    assert codes.net_bits < 64

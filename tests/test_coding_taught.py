@@ -72,33 +72,46 @@ def test_a_jpeg_is_its_header_and_its_payload():
     assert torch.equal(formats.seen(formats.written(image, "PNG")), image)
 
 
-@pytest.mark.parametrize("coder", [formats.jpeg, formats.webp])
+@pytest.mark.parametrize("coder", [*formats.JPEG, *formats.WEBP])
 def test_more_bits_more_decibels(coder):
     images = data.load("photos", image_size=32).test[:3]
     curve = formats.rate_distortion(images, coder, (5, 50, 90))
     assert curve.shape == (3, 3) and (np.diff(curve, axis=0) > 0).all()
-    levels = [formats.decibels_at(bits, images[0], coder) for bits in (200, 800, 2000)]
+    levels = [formats.decibels_at(bits, images[0], [coder]) for bits in (200, 800, 2000)]
     assert levels == sorted(levels)
     one = coder(images[0], 50)
-    at = formats.decibels_at(one.payload, images[0], coder)
+    at = formats.decibels_at(one.payload, images[0], [coder])
     assert at == pytest.approx(formats.psnr(images[:1], one.image[None]))
 
 
 def test_the_best_that_fits():
     image = data.load("photos", image_size=32).test[1]
     exact = formats.jpeg(image, 60)
-    chosen = formats.best_under(exact.payload, image, formats.jpeg)
+    chosen = formats.best_under(exact.payload, image, [formats.jpeg])
     assert torch.equal(chosen, exact.image)
-    least = formats.best_under(0, image, formats.jpeg)
+    least = formats.best_under(0, image, formats.JPEG)
     assert torch.equal(least, formats.jpeg(image, 0).image)
+
+
+def test_of_two_jpegs_the_better_counts():
+    image = data.load("photos", image_size=32).test[1]
+    for budget in (300, 4000):
+        each = [formats.decibels_at(budget, image, [coder]) for coder in formats.JPEG]
+        assert formats.decibels_at(budget, image, formats.JPEG) == max(each)
+        seen = [
+            formats.best_under(budget, image, coders) for coders in (formats.JPEG[:1], formats.JPEG)
+        ]
+        levels = [formats.psnr(image[None], one[None]) for one in seen]
+        assert levels[0] <= levels[1]
+    assert each[1] > each[0] + 0.5  # many bits: colour at full resolution is far better
 
 
 def test_gains_picture_by_picture():
     codec = Codec(load("cifar10-cpu"))
     images = data.load("photos", image_size=32).test[:2]
     coded, seen = codec.encode_codes(images[1:], 6)
-    rival = formats.decibels_at(coded.net_bits, images[1], formats.jpeg)
-    found = formats.gains(codec, images, formats.jpeg)
+    rival = formats.decibels_at(coded.net_bits, images[1], formats.JPEG)
+    found = formats.gains(codec, images, formats.JPEG)
     assert len(found) == 2
     assert found[1] == pytest.approx(formats.psnr(images[1:], seen) - rival)
 

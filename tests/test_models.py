@@ -3,6 +3,8 @@
 import itertools
 import json
 import math
+import subprocess
+import sys
 from dataclasses import asdict
 
 import pytest
@@ -685,3 +687,40 @@ def test_no_product_of_float32_is_rounded_to_tf32(settings, monkeypatch):
         call(images)
         assert seen and not any(seen)
         assert cudnn.allow_tf32
+
+
+@pytest.mark.parametrize(
+    "switch",
+    [
+        "",
+        "torch.set_float32_matmul_precision('medium')",
+        "torch.backends.cudnn.allow_tf32 = False",
+        "torch.backends.fp32_precision = 'tf32'",
+        "torch.backends.cuda.matmul.fp32_precision = 'tf32'",
+        "torch.backends.cudnn.fp32_precision = 'ieee'",
+        "torch.backends.cudnn.conv.fp32_precision = 'ieee'",
+    ],
+)
+def test_torch_s_precision_is_as_the_caller_set_it_by_either_way(switch):
+    """In a process of its own: torch refuses to look once both ways have been used."""
+    code = f"""
+import torch
+from rrvqlib.numerics import true_float32
+def look(one):
+    try: return one()
+    except RuntimeError: return "refused"
+backends = torch.backends
+def state():
+    new = [x.fp32_precision for x in (backends, backends.cuda.matmul, backends.cudnn.conv)]
+    return new, look(torch.get_float32_matmul_precision), look(lambda: backends.cudnn.allow_tf32)
+{switch}
+before = state()
+with true_float32():
+    inside = [x.fp32_precision for x in (backends.cuda.matmul, backends.cudnn.conv)]
+    assert "tf32" not in inside, inside
+    # What torch.compile reads, where the caller has left the newer way alone.
+    assert before[1:].count("refused") or state()[1:] == ("highest", False)
+assert state() == before, (before, state())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -56,6 +56,10 @@ def test_names_folders_and_repositories(tmp_path, monkeypatch):
     assert find_model("photos") == WEIGHTS / "photos"
     (tmp_path / "photos").mkdir()  # of pictures, say: no model
     assert find_model("photos") == WEIGHTS / "photos"
+    (tmp_path / "photos" / "run.json").write_text("{}")  # a run, which is not finished
+    with pytest.raises(UserError, match="not come to its end yet"):
+        rrvqlib.load("photos")
+    (tmp_path / "photos" / "run.json").unlink()
     rrvqlib.load("photos").save_pretrained("photos")
     assert find_model("photos") == Path("photos")
     assert find_model("runs/none") == Path("runs/none")  # load_model says what is missing

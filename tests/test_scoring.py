@@ -12,6 +12,7 @@ from test_step import OnOneDevice
 
 import rrvqlib
 from rrvqlib import data
+from rrvqlib.errors import UserError
 from rrvqlib.likelihoods import reals_to_pixels
 from rrvqlib.models import build
 from rrvqlib.runs import records
@@ -20,10 +21,12 @@ from rrvqlib.runs.scoring import (
     batches,
     count_codes,
     device_of,
+    evaluating,
     importance_weighted_score,
     likeness,
     perplexity,
     score,
+    score_over_classes,
     seeded,
 )
 from rrvqlib.runs.similarity import ssim
@@ -318,3 +321,45 @@ def test_likeness_without_scikit_image_and_below_its_window(monkeypatch):
     assert likeness(small, images)["ssim"] is None
     monkeypatch.setitem(sys.modules, "rrvqlib.runs.similarity", None)
     assert likeness(small, images) == {"psnr_db": None, "ssim": None, "likeness_n": 0}
+
+
+def test_a_model_is_in_its_mode_again_whatever_happens():
+    model = fresh(HIERARCHY).train()
+    with pytest.raises(KeyError), evaluating(model, 0):
+        assert not model.training
+        raise KeyError
+    assert model.training
+
+
+def test_what_uses_a_vq_vae_leaves_its_codebook_alone():
+    model = fresh(ONE_LAYER).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.reconstruct(IMAGES)
+    score(model, IMAGES)
+    likeness(model, IMAGES)
+    model(IMAGES)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    model(IMAGES, torch.tensor(1.0))  # a step of training does not
+    assert not torch.equal(model.latent.codebook.means, before["latent.codebook.means"])
+
+
+@pytest.mark.parametrize("bad", [-1, 3])
+def test_a_label_that_is_no_class_is_refused(bad):
+    model = fresh(changed(HIERARCHY, classes=3))
+    labels = torch.zeros(len(IMAGES)).long()
+    labels[4] = bad
+    for call in (
+        lambda: score(model, IMAGES, labels=labels),
+        lambda: importance_weighted_score(model, IMAGES, 2, labels=labels),
+        lambda: likeness(model, IMAGES, labels=labels),
+        lambda: score_over_classes(model, IMAGES, labels),
+    ):
+        with pytest.raises(UserError, match="from 0 to 2"):
+            call()
+    with pytest.raises(UserError, match="int64"):
+        score_over_classes(model, IMAGES, torch.zeros(1).long())
+
+
+def test_hardware_is_what_computes():
+    assert records.hardware(torch.device("mps"), 1)["device"].startswith("Apple GPU")
+    assert records.hardware(torch.device("cpu"), 1)["device"].startswith("CPU, ")

@@ -316,16 +316,20 @@ def test_tensorboard_shows_the_pictures_of_a_finished_run(images, tmp_path):
         assert (shown.width, shown.height) == Image.open(out / f"{name}.png").size
 
 
-def test_tensorboard_shows_how_pictures_change_while_a_run_is_trained(images, tmp_path):
+@pytest.mark.parametrize("kind", [{}, {**VQVAE, "ema_decay": 0.0}], ids=["averaged", "vqvae"])
+def test_tensorboard_shows_how_pictures_change_while_a_run_is_trained(kind, images, tmp_path):
     """At every save, of validation images; the training itself is the same with and without."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     weights = []
     for save_every in (2, 1000):
         out = tmp_path / f"run-{save_every}"
-        run = trainer(changed(TINY, dataset=images, steps=6, save_every=save_every), out)
+        settings = changed(TINY, dataset=images, steps=6, save_every=save_every, **kind)
+        run = trainer(settings, out)
         run.run(show_progress=False)
-        weights.append(run.compute.weights.values.clone())
+        # A codebook that follows its features is no parameter.
+        codebooks = [x.flatten() for n, x in run.model.state_dict().items() if "codebook" in n]
+        weights.append(torch.cat([run.compute.weights.values, *codebooks]))
         if save_every == 2:
             reports.finish(run)
             events = EventAccumulator(str(out / "tensorboard"))
@@ -671,3 +675,13 @@ def test_a_run_that_learnt_nothing_is_told_of_flags_that_it_takes(latent, hotter
     with pytest.raises(UserError, match="nothing was learnt.*--lr") as error:
         reports.finish(run)
     assert ("--temperature" in str(error.value)) == hotter
+
+
+@pytest.mark.parametrize(("file", "text"), [("results.json", "[]"), ("run.json", "[]")])
+def test_a_file_of_another_kind_is_damaged(file, text, images, tmp_path):
+    settings = changed(TINY, dataset=images, steps=2, save_every=2)
+    (tmp_path / "run").mkdir()
+    train(settings, tmp_path / "run", "tiny", show_progress=False)
+    (tmp_path / "run" / file).write_text(text)
+    with pytest.raises(UserError, match="json"):
+        train(settings, tmp_path / "run", "tiny", resume=True, show_progress=False)

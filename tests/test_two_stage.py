@@ -339,3 +339,15 @@ def test_a_second_stage_without_a_first_is_refused(tmp_path, capsys):
         cli.run(train.main, [*flags, "--out", str(tmp_path / "out")])
     assert "--start_from" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("objective", ["vimco", "leave-one-out"])
+def test_a_first_stage_may_have_had_any_objective(objective, tmp_path):
+    first = changed(TINY.model, model="one-layer", pyramid=(4,), codebook_size=(5,))
+    trained = build(changed(first, objective=objective, num_samples=3))
+    save_model(trained, tmp_path)
+    whole = build(changed(first, second_stage="pixelcnn"))
+    load_weights(whole, tmp_path)
+    assert torch.equal(whole.first.latent.codebook.means, trained.latent.codebook.means)
+    with pytest.raises(UserError, match="--channels"):
+        load_weights(build(changed(first, second_stage="pixelcnn", channels=12)), tmp_path)

@@ -78,6 +78,14 @@ def test_files_of_an_earlier_call_do_not_stay(model, tmp_path):
     assert torch.equal(found, model.decoder.top_vector.half())
 
 
+def test_files_that_are_not_the_model_s_stay(model, tmp_path):
+    for other in ("model_before_finetuning.safetensors", "model.fp16.safetensors"):
+        (tmp_path / other).write_bytes(b"mine")
+        for shard_mb in (5000, SHARD_MB, 5000):
+            write_weights(model.state_dict(), tmp_path, shard_mb=shard_mb)
+        assert (tmp_path / other).read_bytes() == b"mine"
+
+
 def test_shards_of_two_models_are_refused(model, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     for folder, seed in ((one, 1), (two, 2)):

@@ -9,6 +9,7 @@ from PIL import Image
 import rrvqlib
 from rrvqlib import cli, data, reconstruct
 from rrvqlib.coding.whole_pictures import kept_layers, poster, read_whole, rebuild
+from rrvqlib.errors import UserError
 from rrvqlib.likelihoods.base import reals_to_pixels
 from rrvqlib.models import build
 from rrvqlib.objectives.elbo import bits_per_dim
@@ -122,3 +123,12 @@ def test_the_command(tmp_path, capsys):
             cli.run(reconstruct.main, argv)
         assert exit_.value.code == 2
         assert mentions in capsys.readouterr().err
+
+
+def test_what_is_no_picture_of_the_model_s_is_refused():
+    model = build(TINY.model).train()
+    for bad in (torch.rand(3, 9, 9), torch.zeros(1, 9, 9, dtype=torch.uint8)):
+        with pytest.raises(UserError):
+            rebuild(model, bad)
+    rebuild(model, torch.zeros(3, 9, 9, dtype=torch.uint8))
+    assert model.training

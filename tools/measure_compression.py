@@ -3,19 +3,18 @@
 python tools/measure_compression.py RUN --dataset npz:PATH --count 500 --out FILE
 
 Formats code each image as a file of its own and all of them as one mosaic, whose header weighs
-nothing. JPEG and WebP (lossy) are counted by payload: what follows their headers and tables.
+nothing. JPEG and WebP (lossy) are counted by payload: what follows their headers and tables. JPEGs
+are written with colour at half resolution and at full.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
 import math
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from rrvqlib import cli, data
 from rrvqlib.coding.codec import Codec
@@ -25,50 +24,20 @@ from rrvqlib.models.ready import load
 from rrvqlib.runs.pictures import grid
 from rrvqlib.runs.records import hardware, versions
 from rrvqlib.runs.similarity import psnr, ssim
+from rrvqlib.teaching.formats import JPEG, QUALITIES, WEBP, written
 
 LOSSLESS = {
     "PNG": {"optimize": True},
     "WEBP": {"lossless": True, "quality": 100, "method": 6},
     "JXL": {"lossless": True, "effort": 9},
 }
-JPEG_QUALITIES = (1, 5, 10, 20, 35, 50, 65, 80, 90, 95)
+LOSSY = {"jpeg": JPEG, "webp": WEBP}
 ELBO_DRAWS = 10
-
-
-def picture(image: torch.Tensor) -> Image.Image:
-    return Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
-
-
-def size(image: torch.Tensor, name: str, **options) -> int:
-    """Bits of a file."""
-    buffer = io.BytesIO()
-    picture(image).save(buffer, name, **options)
-    return 8 * buffer.tell()
 
 
 def quality(images: torch.Tensor, decoded: torch.Tensor) -> dict[str, float]:
     """PSNR in dB, and the mean SSIM."""
     return {"psnr": psnr(images, decoded), "ssim": ssim(images, decoded)}
-
-
-def jpeg(image: torch.Tensor, q: int) -> tuple[int, torch.Tensor]:
-    """Bits after the header of the scan, and the decoded image."""
-    buffer = io.BytesIO()
-    picture(image).save(buffer, "JPEG", quality=q, subsampling="4:2:0", optimize=True)
-    raw = buffer.getvalue()
-    scan = raw.index(b"\xff\xda")
-    payload = len(raw) - (scan + 2 + int.from_bytes(raw[scan + 2 : scan + 4], "big")) - 2
-    return 8 * payload, torch.from_numpy(np.array(Image.open(buffer))).permute(2, 0, 1)
-
-
-def webp(image: torch.Tensor, q: int) -> tuple[int, torch.Tensor]:
-    """Bits of the file without its 20 bytes of RIFF header, and the decoded image."""
-    buffer = io.BytesIO()
-    picture(image).save(buffer, "WEBP", quality=q, method=6)
-    decoded = Image.open(buffer).convert("RGB")
-    return 8 * (buffer.getbuffer().nbytes - 20), torch.from_numpy(np.array(decoded)).permute(
-        2, 0, 1
-    )
 
 
 def main() -> None:
@@ -109,9 +78,12 @@ def main() -> None:
             "net_bits_per_dim": coded.net_bits / dims,
             "initial_bits": coded.initial_bits,
             "files": {
-                name: sum(size(x, name, **o) for x in images) / dims for name, o in LOSSLESS.items()
+                name: sum(len(written(x, name, **o)) for x in images) * 8 / dims
+                for name, o in LOSSLESS.items()
             },
-            "mosaic": {name: size(mosaic, name, **o) / dims for name, o in LOSSLESS.items()},
+            "mosaic": {
+                name: len(written(mosaic, name, **o)) * 8 / dims for name, o in LOSSLESS.items()
+            },
         },
         "lossy": [],
         "jpeg": [],
@@ -132,11 +104,13 @@ def main() -> None:
                 **quality(images, torch.stack(seen)),
             }
         )
-    for name, code in (("jpeg", jpeg), ("webp", webp)):
-        for q in JPEG_QUALITIES:
-            bits, decoded = zip(*(code(x, q) for x in images), strict=True)
-            found = quality(images, torch.stack(decoded))
-            result[name].append({"quality": q, "bits": float(np.mean(bits)), **found})
+    for name, coders in LOSSY.items():
+        for coder in coders:
+            for q in QUALITIES:
+                coded = [coder(x, q) for x in images]
+                found = quality(images, torch.stack([one.image for one in coded]))
+                bits = float(np.mean([one.payload for one in coded]))
+                result[name].append({"coder": coder.__name__, "quality": q, "bits": bits, **found})
     write_json(args.out, result)
 
 

@@ -4,7 +4,8 @@ python tools/measure_gains.py --cifar10 npz:data/cifar10.npz \
     --celeba npz:data/celeba64.npz --celeba_model runs/celeba-l5-cpu --out FILE
 
 Every picture's codes are priced by the prior. The rival's quality at a payload of as many bits is
-read off its own curve for that picture. What is kept is the mean difference over pictures, its
+read off its own curve for that picture; a JPEG may have its colour at half or at full resolution,
+whichever is better. What is kept is the mean difference over pictures, its
 standard error, and how many pictures the codes win. For the five-layer pyramid of Appendix F the
 codes are also written to disk at fixed length, a file for each picture, read back and compared;
 there the rival gets the bits that were counted in those files.
@@ -27,16 +28,16 @@ from rrvqlib.errors import UserError
 from rrvqlib.files import check_writable
 from rrvqlib.models.ready import load
 from rrvqlib.teaching import fixed_length
-from rrvqlib.teaching.formats import gains, jpeg, webp
+from rrvqlib.teaching.formats import JPEG, WEBP, gains
 
-RIVALS = {"jpeg": jpeg, "webp": webp}
+RIVALS = {"jpeg": JPEG, "webp": WEBP}
 
 
 def against_rivals(codec: Codec, images: Tensor, budget: int | None = None) -> dict[str, Any]:
     """Of each rival: mean lead of the codes, its standard error and spread, pictures won."""
     result = {}
-    for rival, coder in RIVALS.items():
-        found = torch.tensor(gains(codec, images, coder, budget), dtype=torch.float64)
+    for rival, coders in RIVALS.items():
+        found = torch.tensor(gains(codec, images, coders, budget), dtype=torch.float64)
         result[rival] = {
             "mean_db": found.mean().item(),
             "se_db": (found.std() / len(found) ** 0.5).item(),

@@ -80,11 +80,15 @@ class Stack:
 
     def push(self, symbols: Tensor, p: Tensor) -> None:
         """Push symbols (N,) with probabilities (N, K), the last symbol first."""
+        if p.shape[1] == 1:  # they say nothing, and constriction knows no such table
+            return
         probabilities = frequencies(p) / (1 << FREQUENCY_BITS)
         self._coder.encode_reverse(symbols.numpy().astype(np.int32), self._family, probabilities)
 
     def pop(self, p: Tensor) -> Tensor:
         """Pop symbols (N,) with probabilities (N, K), the first symbol first."""
+        if p.shape[1] == 1:
+            return torch.zeros(len(p), dtype=torch.int64)
         probabilities = frequencies(p) / (1 << FREQUENCY_BITS)
         return torch.from_numpy(self._coder.decode(self._family, probabilities)).long()
 

@@ -14,10 +14,11 @@ from rrvqlib.data.reader import read_picture
 from rrvqlib.errors import UserError
 from rrvqlib.likelihoods.base import reals_to_pixels
 from rrvqlib.models.base import VAE
+from rrvqlib.models.checks import check_input
 from rrvqlib.numerics import check_finite, true_float32
 from rrvqlib.objectives.elbo import bits_per_dim
 from rrvqlib.runs.pictures import STRIP, check_grid, grid, under_name
-from rrvqlib.runs.scoring import batches, device_of, seeded
+from rrvqlib.runs.scoring import batches, device_of, evaluating
 from rrvqlib.words import number_of
 
 TILES = 64  # at a time
@@ -141,8 +142,8 @@ def rebuild(model: VAE, picture: Tensor, seed: int = 0, label: str = "") -> Rebu
     kept = kept_layers(layers)
     rebuilt: list[list[Tensor]] = [[] for _ in kept]
     elbos, kls = [], []
-    model.eval()
-    with seeded(seed):
+    check_input(model, tiles[:1], None)
+    with evaluating(model, seed):
         for batch, _ in batches(tiles, TILES, device_of(model), label):
             inference = model.infer(batch, None)
             log_likelihood = model.likelihood.log_prob(batch, inference.parameters)

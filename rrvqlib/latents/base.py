@@ -27,10 +27,11 @@ class LatentDraw:
         vectors: (B, D, H, W), what the decoder sees.
         kl: (B, H, W) nats.
         codes: int64 (B, H, W, G), or None where latents are continuous.
-        log_ratio: (B,) nats, log p - log q of the draw; None for relaxed draws.
+        log_ratio: (B,) nats, log p - log q of the draw; None for relaxed draws. (A nearest code
+            is never relaxed.)
         vq_loss: (B,) nats, or None; see `ElboTerms`.
-        prior_entropy: (B, H, W) nats, of p(z_l | above); None for relaxed draws and where no codes
-            have a prior of this kind.
+        prior_entropy: (B, H, W) nats, of p(z_l | above); None for relaxed draws, for Gaussians, and
+            for nearest codes, whose prior is uniform for ever.
     """
 
     vectors: Tensor

@@ -208,7 +208,7 @@ def lloyd(features: Tensor, K: int, iterations: int) -> Tensor:
     # With fewer features than codes some are drawn twice; jitter keeps such codes apart.
     chosen = torch.randperm(len(features), device=features.device)
     centres = features[chosen.repeat(math.ceil(K / len(chosen)))[:K]]
-    centres = centres + 0.01 * features.std() * torch.randn_like(centres)
+    centres = centres + 0.01 * features.std(correction=0) * torch.randn_like(centres)
     for _ in range(iterations):
         nearest = nearest_codes(features, centres)
         counts = torch.bincount(nearest, minlength=K).unsqueeze(1)

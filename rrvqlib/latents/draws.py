@@ -64,7 +64,7 @@ def soft_vectors(
 
     Args:
         log_probabilities: (..., K), in nats.
-        means: (K, D).
+        means: (K, D), or (G, K, D / G) of G codebooks.
         temperature: of the relaxation.
 
     Returns:
@@ -84,7 +84,7 @@ def straight_through_vectors(
 
     Args:
         log_probabilities: (..., K), in nats.
-        means: (K, D).
+        means: (K, D), or (G, K, D / G) of G codebooks.
         temperature: of the relaxation whose gradient is used.
 
     Returns:
@@ -107,7 +107,7 @@ def reinmax_vectors(
 
     Args:
         log_probabilities: (..., K), in nats.
-        means: (K, D).
+        means: (K, D), or (G, K, D / G) of G codebooks.
         temperature: of the probabilities that are averaged with the draw.
 
     Returns:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rrvqlib.latents.base import LatentDraw, channels_first, channels_last
-from rrvqlib.latents.codebook import Codebook, CodebookLatent, nearest_codes
+from rrvqlib.latents.codebook import Codebook, CodebookLatent, chosen_means, nearest_codes
 from rrvqlib.latents.codebook_average import CodebookAverage
 from rrvqlib.latents.responsibilities import log_nearest
 from rrvqlib.numerics import full_precision
@@ -62,15 +62,18 @@ class NearestLatent(CodebookLatent):
         return self.uniform(prior)
 
     def draw(self, posterior: Tensor, prior: Tensor, temperature: Tensor | None) -> LatentDraw:
-        """Quantise the features (B, D, H, W); `prior` and `temperature` play no part."""
+        """Quantise the features (B, D, H, W); averages move in training alone, with a temperature.
+
+        Beyond that `temperature` plays no part, and `prior` none at all.
+        """
         with full_precision(posterior.device):
             features = channels_last(posterior).float().contiguous()  # (B, H, W, D)
             codes = nearest_codes(features, self.codebook.means)
-            vectors = F.embedding(codes, self.codebook.means)
+            vectors = chosen_means(self.codebook.means, codes)
             vq_loss = self.commitment * squared_distance(features, vectors.detach())
             if self.update == "loss":
                 vq_loss = vq_loss + squared_distance(vectors, features.detach())
-            if self.training:
+            if self.training and temperature is not None:
                 self.average.update(self.codebook, features.detach().flatten(0, 2), codes.flatten())
             passed = vectors.detach() + (features - features.detach())  # exactly a code
             # A one-hot posterior against a uniform prior: log K nats for every variable.

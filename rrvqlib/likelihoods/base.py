@@ -74,10 +74,10 @@ def logistic_noise(like: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Channel:
-    """One colour channel as a coder sees it: at every pixel a mixture of M logistics.
+    """One colour channel as a coder sees it: at every pixel a mixture of I logistics.
 
     Attributes:
-        weights, means, scales: (B, M, S, S), or to be broadcast to that; weights sum to 1.
+        weights, means, scales: (B, I, S, S), or to be broadcast to that; weights sum to 1.
         edge_bins: False where the 256 masses are to be divided by their sum, since a coder has no
             use for mass that no pixel takes.
     """

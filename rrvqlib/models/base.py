@@ -156,7 +156,7 @@ class VAE(nn.Module, PyTorchModelHubMixin, ABC):
     @true_float32()
     @torch.no_grad()
     def sample(self, n: int, temperature: float = 1.0, labels: Tensor | None = None) -> Tensor:
-        """n images from the prior, as the likelihood's means: (n, c, S, S) in (-1/2, 1/2).
+        """n images from the prior, as the likelihood's means: (n, c, S, S) in [-1/2, 1/2].
 
         Args:
             n: how many.

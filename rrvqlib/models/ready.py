@@ -50,7 +50,7 @@ def find_model(name: str | Path) -> Path:
 
     Args:
         name: of a ready model, the path of a run's folder, or `hub:OWNER/NAME`, whose files are
-            fetched once and kept. A folder that holds a model goes before a ready model.
+            fetched once and kept. A run's folder goes before a ready model.
 
     Raises:
         UserError: there is no such model, or the Hub cannot be reached.
@@ -60,7 +60,8 @@ def find_model(name: str | Path) -> Path:
     text = os.fspath(name)
     if text.startswith(HUB):
         return _fetched(text.removeprefix(HUB))
-    if text in READY and not (Path(text) / "config.json").exists():
+    files = "config.json", "run.json"  # of a run that is not yet finished, the second alone
+    if text in READY and not any((Path(text) / file).exists() for file in files):
         return WEIGHTS / text
     if not os.path.lexists(text) and os.path.basename(text) == text:
         raise UserError(

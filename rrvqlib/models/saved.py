@@ -16,6 +16,7 @@ from rrvqlib.models.from_settings import build
 from rrvqlib.models.ready import find_model
 from rrvqlib.models.weights import (
     INDEX,
+    OURS,
     BadWeights,
     check_weights,
     read_weights,
@@ -30,7 +31,10 @@ if TYPE_CHECKING:
     from rrvqlib.models.base import VAE
 
 CONFIG = "config.json"
-FILES = [CONFIG, "model*.safetensors", INDEX]  # what a model is read from
+FILES = [CONFIG, *OURS, INDEX]  # what a model is read from
+
+
+ONLY_IN_TRAINING = {"objective", "num_samples", "relaxation", "init_scale", "codebook_init"}
 
 
 def read_settings(kind: type[Settings], values: Any, path: Path) -> Any:
@@ -139,7 +143,9 @@ def load_weights(model: VAE, directory: str | Path) -> None:
     source = load_model(find_model(directory))
     target = model.stage_for(source.settings)
     theirs, ours = flattened(source.settings), flattened(target.settings)
-    idle = idle_names(source.settings)  # given, they would be refused
+    idle = set(idle_names(source.settings))  # given, they would be refused
+    if target is not model:  # a first stage is frozen, so how it was trained plays no part
+        idle |= ONLY_IN_TRAINING
     differing = [n for n in theirs if n not in idle and theirs[n] != ours.get(n)]
     if differing:
         flags = ", ".join(f"--{name} {written(theirs[name])}" for name in differing)

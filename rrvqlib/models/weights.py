@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from rrvqlib.files import UNFINISHED
 
 ONE_FILE = "model.safetensors"
+OURS = (ONE_FILE, "model-?????-of-?????.safetensors")  # the whole, or its shards
 INDEX = "model.safetensors.index.json"  # of shards: which file holds which tensor
 
 
@@ -78,7 +79,7 @@ def write_weights(
             file = Path(temporary) / name
             os.chmod(file, 0o644)
             os.replace(file, directory / name)
-    for path in directory.glob("model*.safetensors"):
+    for path in (path for pattern in OURS for path in directory.glob(pattern)):
         if path.name not in written:
             path.unlink()
 

@@ -19,8 +19,8 @@ class ElboTerms:
         log_likelihood: (B,) nats per image.
         kl_maps: for each layer, l = 1 (nearest the pixels) first, (B, H_l, W_l): the KL of every
             latent variable, in nats.
-        log_ratio: (B,) nats, log p(z) - log q(z | x) of the codes that were drawn; None while
-            training, where samples are relaxed.
+        log_ratio: (B,) nats, log p(z) - log q(z | x) of the codes that were drawn; None where
+            they are relaxed, as most are in training.
         vq_loss: (B,) nats, the codebook and commitment losses of the VQ-VAE, the Gaussian term of
             SQ-VAE; not part of the ELBO. None for every other model.
         codes: for each layer int64 (B, H_l, W_l, G); None where latents are continuous.

@@ -82,7 +82,7 @@ class Draws(NamedTuple):
     Attributes:
         log_likelihood, log_p, log_q: (J, B) nats, of the image and of its codes.
         kl: (B, H, W) nats, of posterior and prior.
-        codes: of the first draw, (B, H, W, 1).
+        codes: of the first draw, (B, H, W, G).
     """
 
     log_likelihood: Tensor
@@ -103,10 +103,10 @@ def draw_codes(model: OneLayerVAE, images: Tensor) -> Draws:
     assert isinstance(latent, RelaxedLatent)
     assert isinstance(objective, ScoreFunctionSettings)
     B, J = len(images), objective.num_samples
-    log_q = latent.log_posterior(model.encode(images))  # (B, H, W, 1, K)
+    log_q = latent.log_posterior(model.encode(images))  # (B, H, W, G, K)
     log_p = latent.log_prior(model.prior(B))
     with torch.no_grad():
-        codes = categorical(log_q.expand(J, *log_q.shape))  # (J, B, H, W, 1)
+        codes = categorical(log_q.expand(J, *log_q.shape))  # (J, B, H, W, G)
     parameters = model.decoder(latent.lookup(codes.flatten(0, 1)))
     log_likelihood = model.likelihood.log_prob(images.repeat(J, 1, 1, 1), parameters).view(J, B)
     kl = categorical_kl(log_q, log_p).sum(-1)

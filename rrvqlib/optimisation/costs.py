@@ -17,7 +17,7 @@ from torch.utils.flop_counter import flop_registry
 
 from rrvqlib.models.base import VAE
 from rrvqlib.models.from_settings import build
-from rrvqlib.numerics import choose_device, half_precision, true_float32, uses_bf16
+from rrvqlib.numerics import choose_device, device_name, half_precision, true_float32, uses_bf16
 from rrvqlib.objectives.elbo import training_loss
 from rrvqlib.runs.named import NamedRun
 from rrvqlib.settings.latents import CodebookSettings
@@ -67,7 +67,6 @@ def estimate(settings: RunSettings) -> Cost:
         UserError: the device is not there.
     """
     device = choose_device(settings.machine.device)
-    on_gpu = device.type == "cuda"
     parts = settings.machine.grad_accumulation
     micro_batch = max(1, settings.optimisation.batch_size // parts)
     small = with_layers(settings.model, 1)
@@ -81,7 +80,7 @@ def estimate(settings: RunSettings) -> Cost:
         whole.parameters * BYTES_PER_PARAMETER + activations,
         seconds_per_image(small, settings.machine.precision, device, micro_batch)
         * (whole.flops / of_small.flops),
-        torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads",
+        device_name(device),
         settings,
     )
 

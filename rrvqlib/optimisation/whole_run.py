@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rrvqlib.errors import UserError
-from rrvqlib.files import read_json
+from rrvqlib.files import read_table
 from rrvqlib.optimisation import reports
 from rrvqlib.optimisation.processes import Processes
 from rrvqlib.optimisation.signals import Stopped, StopRequest
@@ -53,10 +53,11 @@ def train(
     results_path = out / "results.json"
     if resume:
         trainer.resume()
-        if trainer.done and results_path.exists() and read_json(results_path).get("complete", True):
+        found = read_table(results_path) if trainer.done and results_path.exists() else None
+        if found is not None and found.get("complete", True):
             if (out / "run.json").exists():
                 check_finished_run(read_run_settings(out), settings)
-            return read_json(results_path)  # finished before
+            return found  # finished before
     label = "scoring " if show_progress else ""
 
     def finish(*, complete: bool) -> dict[str, Any] | None:

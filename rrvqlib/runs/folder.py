@@ -15,7 +15,7 @@ from rrvqlib.data.gathered import joined
 from rrvqlib.data.loading import load
 from rrvqlib.data.splits import SPLITS, Splits
 from rrvqlib.errors import UserError
-from rrvqlib.files import cannot_read, read_json
+from rrvqlib.files import cannot_read, read_json, read_table
 from rrvqlib.models.base import VAE
 from rrvqlib.models.ready import dataset_of
 from rrvqlib.models.saved import load_model, read_settings
@@ -155,7 +155,8 @@ def label_of(directory: Path, model: VAE, asked: str) -> torch.Tensor:
         raise UserError(f"--class {asked}: the model knows no classes; leave it out")
     names: list[str] = []
     if (directory / "run.json").exists():
-        names = [str(name) for name in read_json(directory / "run.json").get("class_names", ())]
+        found = read_table(directory / "run.json").get("class_names") or []
+        names = [str(name) for name in found] if isinstance(found, list) else []
     if asked in names:
         return torch.tensor([names.index(asked)])
     if not asked.isdecimal() or int(asked) >= classes:

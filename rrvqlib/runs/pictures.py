@@ -16,7 +16,7 @@ from rrvqlib.files import check_writable, write_atomically
 from rrvqlib.likelihoods.base import reals_to_pixels
 from rrvqlib.models.base import VAE
 from rrvqlib.numerics import check_finite
-from rrvqlib.runs.scoring import batches, device_of, seeded
+from rrvqlib.runs.scoring import batches, device_of, evaluating, seeded
 
 RUN_IMAGES = 64  # in each picture of a run folder
 STRIP = 20  # pixels of height that a picture's name takes
@@ -171,18 +171,18 @@ def run_pictures(
     """`samples` and `reconstructions` as PNG files; a column a class, if there are.
 
     Args:
-        model: is set to evaluation.
+        model: in any mode.
         images: uint8 (N, c, S, S), of which the first are reconstructed.
         seed: of the draws.
         labels: int64 (N,), of a model with classes.
         count: images in each picture, originals beside reconstructions included; samples end with
             a whole row.
     """
-    model.eval()
     classes = model.settings.classes
-    samples = sample_images(model, whole_rows(classes, count), seed=seed)
     some = None if labels is None else labels[: count // 2]
-    pairs = reconstruction_pairs(model, images[: count // 2], seed, some)
+    with evaluating(model, seed):
+        samples = sample_images(model, whole_rows(classes, count), seed=seed)
+        pairs = reconstruction_pairs(model, images[: count // 2], seed, some)
     return {
         "samples": png(grid(samples, sample_columns(classes, count))),
         "reconstructions": png(grid(pairs, columns=8)),

@@ -16,6 +16,7 @@ from rrvqlib import __version__
 from rrvqlib.data.splits import SPLITS, Splits
 from rrvqlib.errors import UserError
 from rrvqlib.models.base import VAE
+from rrvqlib.numerics import device_name
 from rrvqlib.runs import command
 from rrvqlib.runs.pictures import RUN_IMAGES, whole_rows
 from rrvqlib.runs.scoring import importance_weighted_score, likeness, score, score_over_classes
@@ -159,12 +160,8 @@ def versions() -> dict[str, str]:
 
 
 def hardware(device: torch.device, processes: int) -> dict[str, Any]:
-    """What computed the numbers; no names of machines."""
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-    else:
-        name = f"CPU, {platform.machine()}, {torch.get_num_threads()} threads"
-    return {"device": name, "processes": processes}
+    """What computed the numbers."""
+    return {"device": device_name(device), "processes": processes}
 
 
 # Settings that may change when a run is resumed: they do not change its weights.

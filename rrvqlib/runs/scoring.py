@@ -14,6 +14,7 @@ from tqdm import tqdm
 from rrvqlib.data.pixels import check_pixels
 from rrvqlib.likelihoods.base import reals_to_pixels
 from rrvqlib.models.base import VAE
+from rrvqlib.models.checks import check_labels, check_range
 from rrvqlib.numerics import total, true_float32, widest_float
 from rrvqlib.objectives.elbo import bits_per_dim, importance_weighted_bound
 
@@ -25,6 +26,18 @@ def seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         yield
+
+
+@contextmanager
+def evaluating(model: VAE, seed: int) -> Iterator[None]:
+    """`seeded`, with the model in evaluation; afterwards it is in the mode that it was in."""
+    was_training = model.training
+    model.eval()
+    try:
+        with seeded(seed):
+            yield
+    finally:
+        model.train(was_training)
 
 
 def device_of(model: VAE) -> torch.device:
@@ -50,6 +63,17 @@ def batches(
         here = slice(start, start + size)
         batch = images[here].to(device).contiguous(memory_format=torch.channels_last)
         yield batch, None if labels is None else labels[here].to(device)
+
+
+def check(model: VAE, images: Tensor, labels: Tensor | None) -> None:
+    """That a model can score images (N, c, S, S) with labels (N,).
+
+    Raises:
+        UserError: they are of another kind or size, or a label is no class of the model.
+    """
+    check_pixels(images, model.settings.image_size, model.settings.image_channels)
+    check_labels(model.settings.classes, labels, len(images))
+    check_range(model.settings.classes, labels)
 
 
 @true_float32()
@@ -80,13 +104,11 @@ def score(
         entropy of p(z_l | above) for each layer in bits per latent variable, or None; n, the number
         of images.
     """
-    check_pixels(images, model.settings.image_size, model.settings.image_channels)
-    was_training = model.training
-    model.eval()
+    check(model, images, labels)
     device, dims = device_of(model), model.settings.dims
     wide = widest_float(device)
     elbos, kls, entropies, usage = [], [], [], None
-    with seeded(seed):
+    with evaluating(model, seed):
         for batch, classes in batches(images, batch_size, device, title, labels):
             # All of it stays on the device until the end: a copy would wait for the batch.
             terms = model(batch, None, classes)
@@ -97,7 +119,6 @@ def score(
                 entropies.append(torch.stack(parts))
             counts = [count_codes(codes, K) for codes, K in zip_codes(model, terms.codes)]
             usage = counts if usage is None else [a + b for a, b in zip(usage, counts, strict=True)]
-    model.train(was_training)
     scores = bits_per_dim(torch.cat(elbos).cpu().double(), dims)
     n = len(scores)
     kl = -bits_per_dim(total(kls) / n, dims)
@@ -133,17 +154,14 @@ def importance_weighted_score(
         bits_per_dim and its standard error over images (bits_per_dim_se; None, unknown, from one
         image); elbo, the ELBO of these images in bits per dim; n, the number of images.
     """
-    check_pixels(images, model.settings.image_size, model.settings.image_channels)
-    was_training = model.training
-    model.eval()
+    check(model, images, labels)
     at_once, drawn = max(1, batch_size // k), []
-    with seeded(seed):
+    with evaluating(model, seed):
         for batch, classes in batches(images, at_once, device_of(model), title, labels):
             repeated = batch.repeat(k, 1, 1, 1)  # sample-major: (k * B, c, S, S)
             told = None if classes is None else classes.repeat(k)
             for part, some in batches(repeated, batch_size, repeated.device, "", told):
                 drawn.append(model(part, None, some).log_weight)
-    model.train(was_training)
     log_weights = torch.cat(drawn).cpu().double()  # copied once: a copy waits for the device
     by_batch = [part.view(k, -1) for part in log_weights.split(k * at_once)]  # each (k, B)
     bounds = [importance_weighted_bound(part) for part in by_batch]
@@ -187,16 +205,15 @@ def score_over_classes(
         the same images and draws with their true classes, one draw each; class_guessed, the share
         of images whose class is guessed; class_n, the number of images.
     """
-    was_training, drawn = model.training, []
-    model.eval()
-    with seeded(seed):
+    check(model, images, labels)
+    drawn = []
+    with evaluating(model, seed):
         for batch, _ in batches(images, batch_size, device_of(model), title):
             of_class = [
                 model(batch, None, torch.full((len(batch),), y, device=batch.device)).log_weight
                 for y in range(model.settings.classes)
             ]
             drawn.append(torch.stack(of_class))
-    model.train(was_training)
     log_weights = torch.cat(drawn, dim=1).cpu().double()  # (classes, N)
     scores = bits_per_dim(importance_weighted_bound(log_weights), model.settings.dims)
     labels = labels.cpu()
@@ -228,7 +245,7 @@ def likeness(
         batch_size: images at a time.
         seed: of the draws.
         title: of a progress bar; empty for none.
-        labels: int64 (N,), of a model with classes; the score is then of log p(x | class).
+        labels: int64 (N,), of a model with classes.
 
     Returns:
         psnr_db of all pixels together, None where nothing differs; ssim, the mean over images, None
@@ -239,15 +256,12 @@ def likeness(
         from rrvqlib.runs.similarity import WINDOW, psnr, ssim
     except ImportError:  # of the extra `data`; a training does without
         return {"psnr_db": None, "ssim": None, "likeness_n": 0}
-    check_pixels(images, model.settings.image_size, model.settings.image_channels)
-    was_training = model.training
-    model.eval()
-    with seeded(seed):
+    check(model, images, labels)
+    with evaluating(model, seed):
         parts = [
             model.reconstruct(batch, classes).cpu()
             for batch, classes in batches(images, batch_size, device_of(model), title, labels)
         ]
-    model.train(was_training)
     rebuilt, images = reals_to_pixels(torch.cat(parts)), images.cpu()
     decibels = psnr(images, rebuilt)
     return {

@@ -50,7 +50,7 @@ class MixtureSettings(LikelihoodSettings):
     """Mixtures of logistics whose channels know of each other (PixelCNN++)."""
 
     kind: Literal["mixture"] = "mixture"
-    components: int = setting(5, "M, logistics of a mixture", at_least=1, at_most=MAX_COMPONENTS)
+    components: int = setting(5, "I, logistics of a mixture", at_least=1, at_most=MAX_COMPONENTS)
 
 
 # The one place that knows all kinds; the first is the default.

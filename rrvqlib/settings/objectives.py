@@ -28,7 +28,7 @@ class ElboSettings(ObjectiveSettings):
 class ScoreFunctionSettings(ObjectiveSettings):
     """Gradients without a relaxation, from several draws."""
 
-    num_samples: int = setting(8, "M, draws an image in training", at_least=2, at_most=MAX_SAMPLES)
+    num_samples: int = setting(8, "J, draws an image in training", at_least=2, at_most=MAX_SAMPLES)
 
 
 @dataclass(frozen=True, kw_only=True)

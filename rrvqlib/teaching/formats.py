@@ -56,27 +56,46 @@ def header(file: bytes) -> int:
     return scan + 2 + int.from_bytes(file[scan + 2 : scan + 4], "big") + 2
 
 
-def jpeg(image: Tensor, quality: int) -> Lossy:
-    """A uint8 image (3, H, W) as a JPEG with halved colour and tables of its own."""
-    file = written(image, "JPEG", quality=quality, subsampling="4:2:0", optimize=True)
+def jpeg(image: Tensor, quality: int, colour: str = "4:2:0") -> Lossy:
+    """A uint8 image (3, H, W) as a JPEG with tables of its own; colour at half the resolution."""
+    file = written(image, "JPEG", quality=quality, subsampling=colour, optimize=True)
     return Lossy(8 * len(file), 8 * (len(file) - header(file)), seen(file))
 
 
+def jpeg_full(image: Tensor, quality: int) -> Lossy:
+    """The same with colour at full resolution, which is the better JPEG where bits are many."""
+    return jpeg(image, quality, "4:4:4")
+
+
 def webp(image: Tensor, quality: int) -> Lossy:
-    """A uint8 image (3, H, W) as a WebP with loss."""
+    """A uint8 image (3, H, W) as a WebP with loss, whose colour has half the resolution always."""
     file = written(image, "WEBP", quality=quality, method=6)
     return Lossy(8 * len(file), 8 * (len(file) - RIFF), seen(file))
 
 
-def best_under(budget: float, image: Tensor, coder: Callable[[Tensor, int], Lossy]) -> Tensor:
-    """What is seen at the highest payload of at most `budget` bits, or else at the lowest."""
-    tried = [coder(image, quality) for quality in range(0, 96, 3)]
-    fitting = [one for one in tried if one.payload <= budget] or tried[:1]
-    return max(fitting, key=lambda one: one.payload).image
+Coder = Callable[[Tensor, int], Lossy]
+JPEG: tuple[Coder, ...] = (jpeg, jpeg_full)  # at equal bits the better of the two counts
+WEBP: tuple[Coder, ...] = (webp,)
+
+
+def best_under(budget: float, image: Tensor, coders: Sequence[Coder]) -> Tensor:
+    """What is seen at the highest payload of at most `budget` bits, or else at the lowest.
+
+    Of several coders the one that comes closer to the image.
+    """
+    found = []
+    for coder in coders:
+        tried = [coder(image, quality) for quality in range(0, 96, 3)]
+        fitting = [one for one in tried if one.payload <= budget]
+        if fitting:
+            found.append(max(fitting, key=lambda one: one.payload).image)
+    if not found:
+        return min((coder(image, 0) for coder in coders), key=lambda one: one.payload).image
+    return max(found, key=lambda seen: psnr(image[None], seen[None]))
 
 
 def rate_distortion(
-    images: Tensor, coder: Callable[[Tensor, int], Lossy], qualities: Sequence[int] = QUALITIES
+    images: Tensor, coder: Coder, qualities: Sequence[int] = QUALITIES
 ) -> np.ndarray:
     """Mean bits of a file, mean bits of its payload, and dB of all pixels, (Q, 3)."""
     rows = []
@@ -86,11 +105,16 @@ def rate_distortion(
     return np.array(rows)
 
 
-def decibels_at(budget: float, image: Tensor, coder: Callable[[Tensor, int], Lossy]) -> float:
+def decibels_at(budget: float, image: Tensor, coders: Sequence[Coder]) -> float:
     """PSNR of one image at a payload of `budget` bits, between qualities by the log of the bits.
 
-    Beyond the lowest and the highest quality it stays what it is there.
+    Of several coders the best. Beyond a coder's lowest and highest quality it stays what it is
+    there.
     """
+    return max(_decibels_at(budget, image, coder) for coder in coders)
+
+
+def _decibels_at(budget: float, image: Tensor, coder: Coder) -> float:
     tried = [coder(image, quality) for quality in QUALITIES]
     payloads = np.maximum.accumulate([one.payload for one in tried])
     return float(
@@ -103,7 +127,7 @@ def decibels_at(budget: float, image: Tensor, coder: Callable[[Tensor, int], Los
 def gains(
     codec: Codec,
     images: Tensor,
-    coder: Callable[[Tensor, int], Lossy],
+    coders: Sequence[Coder],
     budget: int | None = None,
 ) -> list[float]:
     """By how many dB a hierarchy's codes are better, picture by picture, at equal bits.
@@ -111,7 +135,7 @@ def gains(
     Args:
         codec: all of its layers are kept.
         images: uint8 (N, 3, S, S).
-        coder: the rival.
+        coders: the rival; of several the best at these bits.
         budget: bits of the rival's payload; None for the price of the picture's codes under the
             prior.
     """
@@ -119,7 +143,7 @@ def gains(
     for image in images.split(1):
         coded, pictures = codec.encode_codes(image, len(codec.layers))
         bits = coded.net_bits if budget is None else budget
-        found.append(psnr(image, pictures) - decibels_at(bits, image[0], coder))
+        found.append(psnr(image, pictures) - decibels_at(bits, image[0], coders))
     return found
 
 
