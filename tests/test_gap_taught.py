@@ -124,6 +124,15 @@ def test_suspects_quote_the_records():
     behind += [score - raw(gap.TWINS[gap.RECIPE])["test_bits_per_dim"] for score in scores]
     ends = "gap {:.2f} and {:.2f} early, {:.2f} and {:.2f} late".format(*behind)
     assert found["estimator"].found.endswith(ends)
+    behind = [
+        early[f"{small_codes}{x}"] - early[f"recipe-mixture+gaussian{x}"] for x in ("", "+at-32")
+    ]
+    behind += [
+        raw(run)["test_bits_per_dim"] - raw(gap.TWINS[run])["test_bits_per_dim"]
+        for run in (gap.RECIPE, gap.FINE)
+    ]
+    ends = "gap {:.2f} and {:.2f} early, {:.2f} and {:.2f} late".format(*behind)
+    assert found["resolution"].found.endswith(ends)
 
 
 def test_short_and_long_runs_stand_by_the_images_they_saw(tmp_path):
@@ -178,6 +187,16 @@ def test_a_figure_of_finer_grids_joins_what_is_stored():
     assert ends[0][0] > ends[1][0] and ends[0][1] < ends[1][1]  # the order turns
 
 
+def test_a_figure_of_finer_grids_in_training_is_less_the_gaussians_of_six_layers():
+    lines = {line.get_label(): line for line in gap.draw_finer_course(RESULTS).axes[0].lines}
+    for label, (run, *_) in gap.FINER.items():
+        logs = ((RESULTS / name / "metrics.jsonl").open() for name in (run, gap.TWINS[gap.RECIPE]))
+        course, six = ([json.loads(row)["valid_bits_per_dim"] for row in log] for log in logs)
+        np.testing.assert_allclose(lines[label].get_ydata(), np.subtract(course, six))
+    for run in (gap.FINE, gap.TWINS[gap.FINE]):
+        assert read_run_settings(RESULTS / run).model.pyramid == (32, 16, 16, 16, 16, 8, 4)
+
+
 def test_suspects_make_a_table_with_a_row_each():
     lines = suspects.table(suspects.suspects(RESULTS)).splitlines()
     assert sum(line.startswith("| ") for line in lines) == 8  # and the heads
@@ -188,7 +207,7 @@ def test_a_second_seed_of_four_codebooks_is_taken_up(tmp_path):
     for run in (*gap.RUNS.values(), *set(gap.TWINS.values())):
         for folder in records.seeds_of(RESULTS, run):
             (tmp_path / folder.name).symlink_to(folder)
-    for run in (gap.FOUR, gap.RECIPE, gap.REINMAX):
+    for run in (gap.FOUR, gap.RECIPE, gap.REINMAX, gap.FINE):
         (tmp_path / run).symlink_to(RESULTS / run)
     lines, suspect = (
         len(gap.draw_four(tmp_path).axes[0].lines),
@@ -331,8 +350,6 @@ def test_a_figure_of_budgets_joins_first_seeds_and_shows_others():
         found = arms.behind(RESULTS, arm, twin)
         assert list(lines[label].get_xdata()) == list(found)
         np.testing.assert_allclose(lines[label].get_ydata(), [x[0] for x in found.values()])
-    points = sum(len(line.get_xdata()) for line in axis.lines) - sum(
-        len(line.get_xdata()) for line in lines.values()
-    )
+    points = sum(len(line.get_xdata()) for line in axis.lines if line.get_marker() == ".")
     seeds = [arms.behind(RESULTS, arm, twin).values() for arm, twin in arms.LINES.values()]
     assert points == sum(len(one) - 1 for arm in seeds for one in arm)

@@ -74,12 +74,12 @@ WARM = Arm("recipe-mixture+groups-4+codes-16+temperature-1", 4, 16)  # ReinMax h
 
 # As they are, and with one layer more, of a position for each pixel.
 FINER = {
-    name: (arm, arm._replace(variant=f"{arm.variant}+at-32", run=None))
-    for name, arm in {
-        "4 of 16": ARMS["4 of 16"],
-        "4 of 16, ReinMax": REINMAX["4 of 16"],
-        "Gaussians": GAUSSIANS,
-    }.items()
+    name: (arm, arm._replace(variant=f"{arm.variant}+at-32", run=run))
+    for name, arm, run in (
+        ("4 of 16", ARMS["4 of 16"], gap.FINE),
+        ("4 of 16, ReinMax", REINMAX["4 of 16"], None),
+        ("Gaussians", GAUSSIANS, TWINS[gap.FINE]),
+    )
 }
 
 # Codes beside their Gaussian twins under both likelihoods.
@@ -92,6 +92,7 @@ LINES = {
     "mixture, four of 64": (ARMS["4 of 64"], GAUSSIANS),
     "mixture, four of 16": (ARMS["4 of 16"], GAUSSIANS),
     "four of 16, ReinMax": (REINMAX["4 of 16"], GAUSSIANS),
+    "four of 16, from 32": (FINER["4 of 16"][1], FINER["Gaussians"][1]),
 }
 
 
@@ -197,14 +198,15 @@ def draw_budgets(results: Path) -> Figure:
     import matplotlib.pyplot as plt
 
     figure, axis = plt.subplots(figsize=(6.4, 3.6))
-    for (label, (arm, twin)), marker in zip(LINES.items(), "sov^D", strict=True):
+    for (label, (arm, twin)), marker in zip(LINES.items(), "sov^DP", strict=True):
         found = behind(results, arm, twin)
         first = [seeds[0] for seeds in found.values()]
         axis.plot(list(found), first, f"{marker}-", color=INK[label], label=label)
         for images, (_, *others) in found.items():
             axis.plot([images] * len(others), others, ".", color=INK[label])
     images = sorted({n for arm, twin in LINES.values() for n in behind(results, arm, twin)})
-    axis.set(xscale="log", ylim=(0, None), ylabel="codes less Gaussians, bits/dim")
+    axis.set(xscale="log", ylim=(-0.08, None), ylabel="codes less Gaussians, bits/dim")
+    axis.axhline(0, color="black", linewidth=1)
     axis.set_xticks(images, [f"{n / 1000:g}" for n in images])
     axis.set_xticks([], minor=True)
     axis.set(xlabel="thousand images, a training each")

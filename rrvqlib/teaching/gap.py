@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 LOGISTIC, RECIPE = "cifar10-cpu", "cifar10-cpu-mixture"
 MIXTURE, FOUR, REINMAX = (f"{RECIPE}-{end}" for end in ("one-of-64", "four-of-64", "reinmax"))
 RUNS = {"logistic": LOGISTIC, "mixture": MIXTURE}
-TWINS = {LOGISTIC: f"{LOGISTIC}-spatial"} | dict.fromkeys(
+FINE = f"{RECIPE}-from-32"  # with a layer at 32 x 32
+TWINS = {LOGISTIC: f"{LOGISTIC}-spatial", FINE: f"{RECIPE}-spatial-from-32"} | dict.fromkeys(
     (MIXTURE, FOUR, RECIPE, REINMAX), f"{RECIPE}-spatial"
 )
 STAGES = {
@@ -28,8 +29,17 @@ STAGES = {
     "mixture, one of 64": MIXTURE,
     "mixture, four of 64": FOUR,
 }
-ENDS = STAGES | {"mixture, four of 16": RECIPE, "four of 16, ReinMax": REINMAX}
-INK = dict(zip(ENDS, ("#707070", PALETTE[0], PALETTE[2], PALETTE[3], PALETTE[4]), strict=True))
+ENDS = STAGES | {
+    "mixture, four of 16": RECIPE,
+    "four of 16, ReinMax": REINMAX,
+    "four of 16, from 32": FINE,
+}
+INK = dict(zip(ENDS, ("#707070", *(PALETTE[n] for n in (0, 2, 3, 4, 5))), strict=True))
+FINER = {
+    "codes, six layers": (RECIPE, INK["mixture, four of 16"], "-"),
+    "codes, seven layers": (FINE, INK["four of 16, from 32"], "-"),
+    "Gaussians, seven layers": (TWINS[FINE], PALETTE[1], "--"),
+}
 
 
 def mean_gap(results: Path, run: str) -> float:
@@ -137,7 +147,7 @@ def draw_cells(codebooks: Sequence[Codebook]) -> Figure:
 
 
 def draw_four(results: Path) -> Figure:
-    """Gaps during training, each seed a line, and what layers say with one and four codebooks."""
+    """Gaps during training, each seed a line, and what layers say, seeds as points."""
     import matplotlib.pyplot as plt
 
     figure, (gap, said) = plt.subplots(1, 2, figsize=(7.8, 3.4))
@@ -148,9 +158,12 @@ def draw_four(results: Path) -> Figure:
     bars = [(label, run, INK[label]) for label, run in STAGES.items() if run != LOGISTIC]
     bars.append(("mixture, Gaussians", TWINS[MIXTURE], PALETTE[1]))
     for number, (label, run, colour) in enumerate(bars):
-        bits = np.mean([stored(folder).position for folder in seeds_of(results, run)], 0)
-        layers = np.arange(1, len(bits) + 1) + 0.27 * (number - 1)
-        said.bar(layers, bits, 0.27, color=colour, label=label.removeprefix("mixture, "))
+        seeds = [stored(folder).position for folder in seeds_of(results, run)]
+        layers = np.arange(1, len(seeds[0]) + 1) + 0.27 * (number - 1)
+        name = label.removeprefix("mixture, ")
+        said.bar(layers, np.mean(seeds, 0), 0.27, color=colour, label=name)
+        for bits in seeds:
+            said.plot(layers, bits, "k.", markersize=3)
     said.set(xlabel="layer", ylabel="bits a position", xticks=range(1, 7))
     said.legend(fontsize="small")
     return figure
@@ -167,6 +180,20 @@ def draw_estimators(results: Path) -> Figure:
     axis.set(xlabel="thousand images", ylabel="codes less Gaussians, bits/dim", ylim=(-0.05, 0.15))
     axis.axhline(0, color="black", linewidth=1)
     axis.legend(fontsize="small", loc="lower right")
+    return figure
+
+
+def draw_finer_course(results: Path) -> Figure:
+    """Six and seven layers during training, less six layers of Gaussians; seed 0."""
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(6.4, 3.4))
+    for label, (run, ink, style) in FINER.items():
+        behind = gap_curve(results / run, results / TWINS[RECIPE])
+        axis.plot(*behind, style, color=ink, label=label)
+    axis.set(xlabel="thousand images", ylabel="less six layers of Gaussians,\nbits/dim")
+    axis.axhline(0, color="black", linewidth=1)
+    axis.legend(fontsize="small")
     return figure
 
 
