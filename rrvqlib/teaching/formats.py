@@ -73,12 +73,13 @@ def webp(image: Tensor, quality: int) -> Lossy:
     return Lossy(8 * len(file), 8 * (len(file) - RIFF), seen(file))
 
 
-Coder = Callable[[Tensor, int], Lossy]
-JPEG: tuple[Coder, ...] = (jpeg, jpeg_full)  # at equal bits the better of the two counts
-WEBP: tuple[Coder, ...] = (webp,)
+JPEG = (jpeg, jpeg_full)  # at equal bits the better of the two counts
+WEBP = (webp,)
 
 
-def best_under(budget: float, image: Tensor, coders: Sequence[Coder]) -> Tensor:
+def best_under(
+    budget: float, image: Tensor, coders: Sequence[Callable[[Tensor, int], Lossy]]
+) -> Tensor:
     """What is seen at the highest payload of at most `budget` bits, or else at the lowest.
 
     Of several coders the one that comes closer to the image.
@@ -95,7 +96,7 @@ def best_under(budget: float, image: Tensor, coders: Sequence[Coder]) -> Tensor:
 
 
 def rate_distortion(
-    images: Tensor, coder: Coder, qualities: Sequence[int] = QUALITIES
+    images: Tensor, coder: Callable[[Tensor, int], Lossy], qualities: Sequence[int] = QUALITIES
 ) -> np.ndarray:
     """Mean bits of a file, mean bits of its payload, and dB of all pixels, (Q, 3)."""
     rows = []
@@ -105,7 +106,9 @@ def rate_distortion(
     return np.array(rows)
 
 
-def decibels_at(budget: float, image: Tensor, coders: Sequence[Coder]) -> float:
+def decibels_at(
+    budget: float, image: Tensor, coders: Sequence[Callable[[Tensor, int], Lossy]]
+) -> float:
     """PSNR of one image at a payload of `budget` bits, between qualities by the log of the bits.
 
     Of several coders the best. Beyond a coder's lowest and highest quality it stays what it is
@@ -114,7 +117,7 @@ def decibels_at(budget: float, image: Tensor, coders: Sequence[Coder]) -> float:
     return max(_decibels_at(budget, image, coder) for coder in coders)
 
 
-def _decibels_at(budget: float, image: Tensor, coder: Coder) -> float:
+def _decibels_at(budget: float, image: Tensor, coder: Callable[[Tensor, int], Lossy]) -> float:
     tried = [coder(image, quality) for quality in QUALITIES]
     payloads = np.maximum.accumulate([one.payload for one in tried])
     return float(
@@ -127,7 +130,7 @@ def _decibels_at(budget: float, image: Tensor, coder: Coder) -> float:
 def gains(
     codec: Codec,
     images: Tensor,
-    coders: Sequence[Coder],
+    coders: Sequence[Callable[[Tensor, int], Lossy]],
     budget: int | None = None,
 ) -> list[float]:
     """By how many dB a hierarchy's codes are better, picture by picture, at equal bits.
