@@ -31,7 +31,7 @@ class LatentDraw:
             is never relaxed.)
         vq_loss: (B,) nats, or None; see `ElboTerms`.
         prior_entropy: (B, H, W) nats, of p(z_l | above); None for relaxed draws, for Gaussians, and
-            for nearest codes, whose prior is uniform for ever.
+            where the prior is uniform whatever the settings (nearest, scalar).
     """
 
     vectors: Tensor

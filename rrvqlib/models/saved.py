@@ -34,6 +34,7 @@ CONFIG = "config.json"
 FILES = [CONFIG, *OURS, INDEX]  # what a model is read from
 
 
+# How a model is trained, and nothing of what it computes afterwards.
 ONLY_IN_TRAINING = {"objective", "num_samples", "relaxation", "init_scale", "codebook_init"}
 
 
