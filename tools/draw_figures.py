@@ -170,9 +170,8 @@ def networks() -> str:
             parts.append(arrow(x + 17, y + 9, shift + state - 19, below - 4, BLUE))
             parts.append(label(x + 50, y + 55, "pladder", layer, "middle", BLUE))
             parts.append(arrow(shift + state, above + 18, shift + state, below - 19, BLUE))
-            parts.append(
-                label(shift + state + 8, (above + below) / 2 + 4, "dec", layer + 1, "start", BLUE)
-            )
+            between = (above + below) / 2 + 4
+            parts.append(label(shift + state + 8, between, "dec", layer, "start", BLUE))
             parts.extend(node(x, y, symbol("z", str(layer)), "latent"))
         for layer, y in ((4, row[4]), *((n, row[n] + drop) for n in (3, 2, 1))):
             parts.extend(node(shift + state, y, symbol("d", str(layer)), "state"))
@@ -192,10 +191,9 @@ def networks() -> str:
     shift = 300
     parts.append(text(shift + latent - 60, 34, "(b) generative model", "start", font_weight="bold"))
     decoder(shift, "pstrap")
-    parts.append(arrow(shift + state, row[1] + drop + 18, shift + state, image_y - 20, BLUE))
-    parts.append(
-        label(shift + state + 8, (row[1] + drop + image_y) / 2 + 4, "dec", 1, "start", BLUE)
-    )
+    parts.append(arrow(shift + state, row[1] + drop + 18, shift + state, image_y - 20))
+    between = (row[1] + drop + image_y) / 2 + 4
+    parts.append(text(shift + state - 8, between, "likelihood", "end", font_size="13"))
     parts.extend(node(shift + state, image_y, symbol("x", ""), "image"))
     title = "The networks of a hierarchy of three layers: posterior and generative model"
     return svg(700, 580, title, parts)

@@ -149,12 +149,12 @@ Ours: 14,400 images each, 450 steps of 32, two seeds. RRVQ and Spatial-VAE are *
 
 Why no counterpart for FouST: its text was not at hand. {{doc}}`10-rivals` trains *bits* by a rule of its own, which does not carry that name.
 
-On 224,000 images of CIFAR-10 (one layer, six layers, six layers of Gaussians; 85 minutes of a CPU core for the hierarchies), two seeds:
+On 224,000 images of CIFAR-10 (one layer, six layers, six layers of Gaussians; 82 to 123 minutes of a CPU core for the hierarchies), two seeds:
 
 {long_rows}
 
 - **Several layers beat one on all three data sets, with both seeds**: after 14,400 images by {gain0} bits/dim on CIFAR-10, {gain1} on SVHN, {gain2} on CelebA. The paper's gains, of 32 layers and long training, are {paper_gain0}, {paper_gain1} and {paper_gain2}.
-- **Codes and Gaussians are still level.** Codes less Gaussians, seed by seed: {signed0} on CIFAR-10 (where the two seeds of Gaussians alone are 0.09 apart), {signed1} on SVHN, {signed2} on CelebA, all from scores before rounding. On CIFAR-10 the distance of Table 1 is not there after 14,400 images and is there after 224,000 ({{doc}}`11-what-depth-buys` follows it). For the other two we have no runs of that length.
+- **Codes and Gaussians are still level.** Codes less Gaussians, seed by seed: {signed0} on CIFAR-10 (where the two seeds of Gaussians alone are 0.09 apart), {signed1} on SVHN, {signed2} on CelebA, all from scores before rounding. On CIFAR-10 the distance of Table 1 is not there after 14,400 images and is there after 224,000 ({{doc}}`11-what-depth-buys` follows it). For the other two we have no runs of that length. (The Gaussians' networks put out two numbers where codes need one, and are 28 or 29 % larger.)
 - **Test and training images score alike**, within {apart} bits/dim in every row. That SVHN's test images seem easier, by every row of the paper, cannot show here: our 217 are the end of the training crops, not of the official test set.
 
 (sec-table-g1)=

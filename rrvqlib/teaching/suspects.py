@@ -44,6 +44,7 @@ def suspects(results: Path) -> list[Suspect]:
     grids = sweep["all-at-16"][0] - sweep["base"][0]
     said, much = max(most_said(results, MIXTURE)), max(most_said(results, FOUR))
     small = mean_gap(results, RECIPE)
+    first = [gap.gaps(results, run)[0] for run in (MIXTURE, FOUR, RECIPE)]
     early = {name: mean(behind(results, arm)[56_000]) for name, arm in ARMS.items()}
     slow = {name: mean(behind(results, arm)[56_000]) for name, arm in SLOW.items()}
     reinmax = mean(behind(results, arms.REINMAX["4 of 16"])[56_000])
@@ -56,8 +57,8 @@ def suspects(results: Path) -> list[Suspect]:
     return [
         Suspect(
             "likelihood",
-            "logistic or mixture, each with its bins and learning rate, for codes and Gaussians;"
-            " 224,000 images, two seeds",
+            "logistic or mixture, each with its learning rate, for codes and Gaussians; 224,000"
+            " images, two seeds",
             f"gap {wide:.2f}, then {narrow:.2f}",
             "about half of the gap goes with it",
         ),
@@ -66,15 +67,16 @@ def suspects(results: Path) -> list[Suspect]:
             "as many vectors at once or in parts, 64 and 256 of them; 56,000 images, one seed",
             f"gap {early['1 of 64']:.2f} and {early['2 of 8']:.2f};"
             f" {early['1 of 256']:.2f} and {early['4 of 4']:.2f}",
-            "open: at one learning rate for all, parts help 64 vectors and harm 256; beside a"
-            " slower lone 64, two rows below, they help by 0.04",
+            "open: at one learning rate for all, parts are ahead with 64 vectors; with 256, and"
+            " beside a slower lone 64, two rows below, the differences are within what seeds do",
         ),
         Suspect(
             "number of vectors",
             "one codebook of 64 or 256, 56,000 images, one seed; one of 64, four of 64 and four of"
             f" 16, 224,000 images, {seeds} of four of 64 and {small_seeds} of four of 16",
-            f"gap {early['1 of 64']:.2f} and {early['1 of 256']:.2f}; gap {narrow:.2f},"
-            f" {rest:.2f} and {small:.2f}",
+            f"gap {early['1 of 64']:.2f} and {early['1 of 256']:.2f}; late, with the first seed,"
+            f" {first[0]:.2f}, {first[1]:.2f} and {first[2]:.2f} (means of two: {narrow:.2f} and"
+            f" {rest:.2f})",
             "among lone codebooks more vectors are better early; four small codebooks close about"
             " two fifths of the gap late",
         ),
