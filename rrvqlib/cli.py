@@ -8,7 +8,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from rrvqlib.remedies import remedy
 from rrvqlib.settings.fields import SettingError, Settings, Sides, in_words
 from rrvqlib.settings.flat import NOTHING, Place, places, written
 from rrvqlib.settings.model import parse_sides
+from rrvqlib.words import drop, say
 
 
 def truth(text: str) -> bool:
@@ -211,18 +211,6 @@ def error_in_words(error: float | None, digits: int) -> str:
     return "unknown" if error is None else f"{error:.{digits}f}"
 
 
-def printable(text: str) -> str:
-    """Text without what a terminal would obey: names may hold escape sequences."""
-    return "".join(
-        c if c.isprintable() or c in " \n" else c.encode("unicode_escape").decode() for c in text
-    )
-
-
-def say(text: str, *, error: bool = False) -> None:
-    """Print what the terminal would not obey; on standard error if `error`."""
-    print(printable(text), file=sys.stderr if error else sys.stdout)
-
-
 def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> None:
     """Call `main(argv)`; what the user can fix becomes one line and exit code 2."""
     if sys.stderr is None:  # closed by the shell; progress bars expect one
@@ -237,27 +225,21 @@ def run(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None
             if sys.stdout is not None:
                 sys.stdout.flush()  # here, where what goes wrong is still told in a line
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        say("interrupted", error=True)
         raise SystemExit(130) from None
     except BrokenPipeError:  # the reader has left, as `head` does: no error of anybody's
-        drop_output()
+        drop(sys.stdout)
         raise SystemExit(128 + 13) from None  # as the shell reports SIGPIPE
     except (UserError, OSError, MemoryError, RuntimeError) as error:
         message = remedy(error)
         if not message:
             raise
         if isinstance(error, OSError) and error.filename is None:
-            drop_output()  # most likely standard output, on a full disk
+            drop(sys.stdout)  # most likely standard output, on a full disk
         if isinstance(error, UserError) and os.environ.get("RANK", "0") != "0":
             # Most likely the first process says the same, and torchrun then ends this one.
             time.sleep(RANK_0_SECONDS)
         fail(message)
-
-
-def drop_output() -> None:
-    """Send standard output nowhere, or Python would try to write the rest when it exits."""
-    with suppress(AttributeError, OSError):  # closed, or a notebook's
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def fail(message: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -66,13 +65,14 @@ def check_nothing_is_overwritten(out: Path, *, resume: bool = False) -> None:
         out: the run folder.
         resume: whether the user takes it for a run to go on with.
     """
+    from rrvqlib.models.weights import INDEX, OURS
     from rrvqlib.runs.checkpoint import CHECKPOINT
 
-    kept = [CHECKPOINT, "model.safetensors", "results.json", "config.json"]
+    kept = [CHECKPOINT, *OURS, INDEX, "results.json", "config.json"]
     kept += ["samples.png", "reconstructions.png"]
     if not is_run(out / "run.json"):  # a run killed before its first checkpoint may start anew
         kept += ["run.json", "metrics.jsonl"]
-    found = [name for name in kept if (out / name).exists()]
+    found = [path.name for pattern in kept for path in sorted(out.glob(pattern))]
     if found:
         remedy = "add --resume to go on, or " if CHECKPOINT in found else ""
         why = "has nothing to resume, but holds" if resume else "holds"
@@ -176,8 +176,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 cli.say(f"{args.out} has no checkpoint yet: starting at step 0", error=True)
             results = train(settings, args.out, args.run, resume=resume)
     except Stopped as stopped:
-        print(stopped, file=sys.stderr)
-        raise SystemExit(stopped.exit_code) from None
+        cli.say(str(stopped), error=True)
+        raise SystemExit(stopped.code) from None
     if results:
         error = cli.error_in_words(results["test_bits_per_dim_se"], 3)
         cli.say(

@@ -6,6 +6,8 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
@@ -120,7 +122,7 @@ def test_a_stopped_run_is_saved_scored_and_goes_on(images, tmp_path):
 
     with pytest.raises(Stopped) as stopped:
         train(settings, out, "tiny", show_progress=False, watch=stop)
-    assert stopped.value.exit_code == 143
+    assert stopped.value.code == 143
     results = json.loads((out / "results.json").read_text())
     assert results["complete"] is False and results["test_bits_per_dim"] > 0
     assert load_model(out) and (out / "reconstructions.png").exists()
@@ -139,8 +141,8 @@ def test_a_second_signal_quits_without_the_score(images, tmp_path):
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     wait_for(out / CHECKPOINT, process)
     process.send_signal(signal.SIGTERM)
-    line = process.stderr.readline()
-    assert "saved; scoring it" in line
+    assert "stopping: this step" in "".join(process.stderr.readline() for _ in range(2))
+    assert "saved; scoring it" in process.stderr.readline()
     wait_for(out / "model.safetensors", process)  # comes before the score
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=60) == 130
@@ -159,9 +161,75 @@ def test_training_works_outside_the_main_thread(images, tmp_path):
     assert found[0]["complete"]
 
 
-def test_the_first_signal_is_remembered_and_the_second_leaves():
+def test_signals_before_the_checkpoint_wait_for_it_and_the_third_leaves():
     with StopRequest() as stop, pytest.raises(SystemExit) as left:
         signal.raise_signal(signal.SIGTERM)
-        assert stop.signum == signal.SIGTERM
+        assert stop.signum == signal.SIGTERM and not stop.hurried
+        signal.raise_signal(signal.SIGINT)
+        assert stop.signum == signal.SIGTERM and stop.hurried
+        signal.raise_signal(signal.SIGINT)
+    assert left.value.code == 130 and not isinstance(left.value, Stopped)
+
+
+def test_a_signal_after_the_checkpoint_leaves_at_once():
+    with StopRequest() as stop, pytest.raises(Stopped, match="step 7 and saved") as left:
+        stop.saved_at(7)
         signal.raise_signal(signal.SIGTERM)
     assert left.value.code == 143
+
+
+def test_two_signals_in_one_step_save_the_run_and_leave_the_score_out(images, tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    settings = changed(TINY, dataset=images, steps=100, eval_every=10, save_every=1000)
+
+    def stop(trainer, line):
+        for signum in (signal.SIGINT, signal.SIGINT):
+            signal.raise_signal(signum)
+
+    with pytest.raises(Stopped, match="step 11 and saved") as stopped:
+        train(settings, out, "tiny", show_progress=False, watch=stop)
+    assert stopped.value.code == 130 and load_model(out)
+    assert load_state(out / CHECKPOINT)["progress"]["step"] == 11
+    assert not (out / "results.json").exists()
+
+
+@pytest.mark.parametrize("where", ["last evaluation", "score"])
+def test_a_signal_when_all_steps_are_made_is_not_lost(where, images, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    out.mkdir()
+    settings = changed(TINY, dataset=images, steps=4, eval_every=4)
+
+    def stop(*_args, **_named):
+        signal.raise_signal(signal.SIGTERM)
+
+    watch = stop if where == "last evaluation" else None
+    if where == "score":
+        monkeypatch.setattr("rrvqlib.runs.records.final_results", stop)
+    with pytest.raises(Stopped) as stopped:
+        train(settings, out, "tiny", show_progress=False, watch=watch)
+    assert stopped.value.code == 143 and load_model(out)
+    assert load_state(out / CHECKPOINT)["progress"]["step"] == 4
+    assert (out / "results.json").exists() == (where == "last evaluation")
+    monkeypatch.undo()
+    results = train(settings, out, "tiny", resume=True, show_progress=False)
+    assert results["complete"]
+
+
+@pytest.mark.parametrize("console", ["pipe", "full"])
+def test_a_console_that_is_gone_does_not_cost_the_score(console, images, tmp_path):
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "rrvqlib.train", "--dataset", images, "--out", str(out)]
+    command += [*TINY_FLAGS, "--steps", "100000"]
+    if console == "full" and not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    with open("/dev/full", "w") if console == "full" else nullcontext() as full:
+        process = subprocess.Popen(command, stderr=full or subprocess.PIPE, stdout=full)
+    while not (out / CHECKPOINT).exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    if console == "pipe":
+        process.stderr.close()  # as `| tee` does when Ctrl-C reaches it, too
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=100) == 130
+    assert json.loads((out / "results.json").read_text())["complete"] is False

@@ -556,10 +556,7 @@ def test_a_pickle_from_the_hub_is_not_loaded(tmp_path, monkeypatch):
         fetched.append(allow_patterns)
         return str(tmp_path)
 
-    monkeypatch.setattr(
-        "huggingface_hub.hub_mixin.hf_hub_download", lambda filename, **_: tmp_path / filename
-    )
-    monkeypatch.setattr("rrvqlib.models.base.snapshot_download", snapshot)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("unpickled"))
     assert HierarchicalVAE.from_pretrained("someone/model").settings == THREE
     weights.rename(tmp_path / "pytorch_model.bin")  # a repository that has only this

@@ -209,3 +209,96 @@ def test_a_sitting_killed_at_any_stage_leaves_what_it_had(kill, stage, tmp_path)
     if kill == signal.SIGTERM and stage == "training":
         assert process.returncode == 143
         assert json.loads((packed(out)[1] / "results.json").read_text())["complete"] is False
+
+
+def test_two_signals_at_the_start_still_leave_a_model(tmp_path):
+    dataset = write_images(tmp_path / "images.npz", train=100)
+    out = tmp_path / "out"
+    program = PROGRAM.format(tests=str(ROOT / "tests"), root=str(ROOT), tools=str(ROOT / "tools"))
+    command = [sys.executable, "-c", program, "--plan", "none", "--run", "tiny"]
+    command += ["--dataset", dataset, "--seconds", "600", "--out", str(out)]
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(tmp_path)}
+    )
+    while not list(tmp_path.glob("tmp*/metrics.jsonl")):  # training has begun
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    process.stderr.readline()
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143 and "Traceback" not in errors
+    assert "stopped at step" in (out / "log.txt").read_text()
+    assert "model.safetensors" in packed(out)[0]
+
+
+def test_a_console_that_is_gone_leaves_the_log(tmp_path):
+    log = open(tmp_path / "log", "w+")  # noqa: SIM115 (as a sitting's)
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as console:
+        both = sitting.Both(console, log)
+        for text in ("one ", "two"):
+            both.write(text)
+    log.seek(0)
+    assert log.read() == "one two"
+
+
+REFUSED = {
+    "another run's plan": (("--plan", "{speed}"), "measured with another run's settings"),
+    "a plan of the wrong kinds": (("--plan", "{kinds}"), "no batch_size of the right kind"),
+    "an empty plan": (("--plan", ""), "--plan is empty"),
+    "an empty start": (("--plan", "none", "--start_from", " "), "--start_from is empty"),
+    "a folder in use": (("--plan", "none", "--out", "{used}"), "is not empty"),
+    "notes": (("--measure", "{notes}"), "is no measurement"),
+    "measuring into a folder": (("--measure", "new.json", "--out", "new"), "--out: is of --plan"),
+    "no images": (("--plan", "none", "--dataset", "npz:nowhere.npz"), "nowhere.npz"),
+    "ages": (("--measure", "new.json", "--seconds", "2e6"), "from 5 to a million"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_sitting_refuses_before_it_writes(case, tiny, tmp_path):
+    words, message = REFUSED[case]
+    choice = {"batch_size": 8, "recorded": False, "compiled": False, "lr": 0.1}
+    files = {
+        "speed": {"choice": choice, "settings": {"model": {}, "schedule": {"lr": 0.1}}},
+        "kinds": {"choice": choice | {"batch_size": "8"}, "settings": {}},
+        "notes": ["mine"],
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "file").touch()
+    words = [word.format(**{n: tmp_path / n for n in (*files, "used")}) for word in words]
+    out = () if "--out" in words or "--measure" in words else ("--out", str(tmp_path / "out"))
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+
+    def refused():
+        with pytest.raises((UserError, SystemExit)) as error:
+            sitting.main([*tiny, *out, *words])
+        return error.value
+
+    assert message in str(refused())
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_an_error_that_leaves_nothing_leaves_the_folder_free(tiny, tmp_path, monkeypatch):
+    def fail(*_args, **_named):
+        raise UserError("too few seconds")
+
+    monkeypatch.setattr(sitting, "train", fail)
+    out = tmp_path / "out"
+    with pytest.raises(UserError, match="too few"):
+        sitting.main(["--plan", "none", *tiny, "--seconds", "8", "--out", str(out)])
+    assert not list(out.iterdir())
+
+
+def test_a_measurement_of_nothing_is_an_error(tiny, tmp_path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("no steps")
+
+    monkeypatch.setattr(sitting, "rate_of", fail)
+    with pytest.raises(UserError, match="give more --seconds"):
+        sitting.main(["--measure", str(tmp_path / "speed.json"), *tiny, "--seconds", "30"])
+    assert json.loads((tmp_path / "speed.json").read_text())["choice"] is None

@@ -91,7 +91,7 @@ def stop_of_one(images, out):
         with StopRequest() as stop:
             run.run(stop, show_progress=False)
     except Stopped as stopped:
-        return {"step": torch.tensor(run.progress.step), "code": torch.tensor(stopped.exit_code)}
+        return {"step": torch.tensor(run.progress.step), "code": torch.tensor(stopped.code)}
     return {}
 
 

@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -35,21 +36,29 @@ from torch import Tensor
 
 from rrvqlib import cli, data
 from rrvqlib.errors import UserError
-from rrvqlib.files import prepare_directory, read_json, write_atomically, write_json
+from rrvqlib.files import (
+    check_writable,
+    prepare_directory,
+    read_json,
+    read_table,
+    write_atomically,
+    write_json,
+)
 from rrvqlib.models import build, save_model
-from rrvqlib.models.weights import INDEX, weight_files
+from rrvqlib.models.weights import INDEX, BadWeights, weight_files
 from rrvqlib.numerics import true_float32, uses_bf16
 from rrvqlib.optimisation.compiled import compile_layers
 from rrvqlib.optimisation.cuda_graph import recorded
 from rrvqlib.optimisation.processes import Processes
 from rrvqlib.optimisation.signals import Stopped
-from rrvqlib.optimisation.start import INIT_IMAGES
+from rrvqlib.optimisation.start import INIT_IMAGES, check_start
 from rrvqlib.optimisation.step import Step
 from rrvqlib.optimisation.trainer import Trainer
 from rrvqlib.optimisation.whole_run import train
 from rrvqlib.runs import RUNS
 from rrvqlib.runs.records import hardware, versions
 from rrvqlib.settings import RunSettings, changed
+from rrvqlib.words import drop
 
 BATCHES = (128, 256, 512)
 ENOUGH = 0.7  # of the best rate: the smallest batch that reaches it is chosen
@@ -141,8 +150,24 @@ def rate_of(settings: RunSettings, way: Way, images: Tensor, seconds: float) -> 
     return steps * way.batch_size / (time.perf_counter() - started)
 
 
+def check_measurement(file: Path) -> None:
+    """Raise UserError where FILE cannot be written, or holds what is no earlier measurement."""
+    if file.exists():
+        try:
+            old = read_table(file)
+        except UserError:
+            old = {}
+        if "rows" not in old:
+            raise UserError(f"{file} exists and is no measurement; choose another FILE")
+    check_writable(file)
+
+
 def measure(settings: RunSettings, file: Path, deadline: float) -> None:
-    """Time the ways and write what was found, after each of them."""
+    """Time the ways and write what was found, after each of them.
+
+    Raises:
+        UserError: no way came to its end.
+    """
     where = settings.data
     splits = data.load(where.dataset, where.data_dir, settings.model.image_size)
     device = Processes(settings.machine).device
@@ -153,6 +178,7 @@ def measure(settings: RunSettings, file: Path, deadline: float) -> None:
         "hardware": hardware(device, 1),
         "settings": asdict(settings),
         "rows": [],
+        "choice": None,
     }
     for way in WAYS_ON_GPU if on_gpu else WAYS_ON_CPU:
         begun = time.perf_counter()
@@ -175,7 +201,9 @@ def measure(settings: RunSettings, file: Path, deadline: float) -> None:
         found["choice"] = choose(settings, found["rows"])
         write_json(file, found)
         print(json.dumps(row), flush=True)
-    print("choice:", json.dumps(found.get("choice")), flush=True)
+    if not found["choice"]:
+        raise UserError("no way of making steps came to its end; give more --seconds")
+    print("choice:", json.dumps(found["choice"]), flush=True)
 
 
 def choose(settings: RunSettings, rows: list[dict[str, Any]]) -> dict[str, Any] | None:
@@ -195,14 +223,33 @@ def choose(settings: RunSettings, rows: list[dict[str, Any]]) -> dict[str, Any] 
     return {**row, "lr": round(lr, 6)}
 
 
-def read_choice(file: Path) -> dict[str, Any] | None:
-    """What `--measure` chose; None, and a line, where it left nothing."""
+KINDS = {"batch_size": int, "recorded": bool, "compiled": bool, "lr": float}  # of a choice
+
+
+def read_choice(file: Path, settings: RunSettings) -> dict[str, Any] | None:
+    """What `--measure` chose; None where it left nothing.
+
+    Args:
+        file: that it wrote.
+        settings: of the run that is going to be trained.
+
+    Raises:
+        UserError: it was measured with another model or learning rate, or is no such file.
+    """
     try:
-        choice = read_json(file)["choice"]
-        return {name: choice[name] for name in ("batch_size", "recorded", "compiled", "lr")}
+        found = read_json(file)
+        choice = {name: found["choice"][name] for name in KINDS}
     except (UserError, LookupError, TypeError):
-        print(f"{file} has no choice: training as the run's settings say", flush=True)
         return None
+    wrong = [name for name, kind in KINDS.items() if type(choice[name]) is not kind]
+    if wrong or not isinstance(found.get("settings"), dict):
+        what = f"its choice has no {wrong[0]} of the right kind" if wrong else "it has no settings"
+        raise UserError(f"{file} is no measurement ({what}); measure again")
+    mine, lr = json.loads(json.dumps(asdict(settings))), settings.schedule.lr
+    theirs = found["settings"]
+    if theirs.get("model") != mine["model"] or theirs.get("schedule", {}).get("lr") != lr:
+        raise UserError(f"{file} was measured with another run's settings; measure with this --run")
+    return choice
 
 
 # Training.
@@ -242,21 +289,27 @@ class Watch:
 
 def pack(run: Path, out: Path) -> None:
     """Copy what travels from a run folder: shards, pictures, and the records in one tar."""
-    wanted = [*weight_files(run), run / "samples.png", run / "reconstructions.png"]
+    try:
+        weights = weight_files(run)
+    except BadWeights:  # none yet: those of an earlier attempt stay
+        weights = list(out.glob("model*.safetensors"))
+    wanted = [*weights, run / "samples.png", run / "reconstructions.png"]
     for path in wanted:
-        if path.exists():
+        if path.exists() and path.parent == run:
             write_atomically(out / path.name, lambda temporary, path=path: copy(path, temporary))
     for path in out.glob("model*.safetensors"):
-        if path.name not in {p.name for p in wanted}:
+        if path.name not in {p.name for p in weights}:
             path.unlink()
+
+    records = [run / name for name in RECORDS if (run / name).exists()]
 
     def tar(temporary: Path) -> None:
         with tarfile.open(temporary, "w") as archive:
-            for name in RECORDS:
-                if (run / name).exists():
-                    archive.add(run / name, arcname=name)
+            for path in records:
+                archive.add(path, arcname=path.name)
 
-    write_atomically(out / "records.tar", tar)
+    if records:
+        write_atomically(out / "records.tar", tar)
 
 
 def copy(path: Path, temporary: Path) -> None:
@@ -289,7 +342,7 @@ def sit(settings: RunSettings, name: str, out: Path, deadline: float) -> dict[st
             return results or {}
         except NotFalling as error:
             print(f"{error}: again at half the rate", flush=True)
-        except Stopped:
+        except BaseException:  # a signal, or an error: what there is travels
             pack(run, out)
             raise
         finally:
@@ -298,24 +351,47 @@ def sit(settings: RunSettings, name: str, out: Path, deadline: float) -> dict[st
 
 
 class Both:
-    """A stream that writes to two."""
+    """A console and a log; where the console is gone, the log alone."""
 
-    def __init__(self, one: TextIO, two: TextIO):
-        self.one, self.two = one, two
+    def __init__(self, console: TextIO, log: TextIO):
+        self.console, self.log = console, log
 
     def write(self, text: str) -> int:
         """To both, at once: a kill loses nothing."""
-        self.two.write(text)
-        self.two.flush()
-        return self.one.write(text)
+        self.log.write(text)
+        self.log.flush()
+        try:
+            self.console.write(text)
+            self.console.flush()
+        except (OSError, ValueError):
+            drop(self.console)
+        return len(text)
 
     def flush(self) -> None:
-        """Of the first; the second is flushed as it is written."""
-        self.one.flush()
+        """Both are flushed as they are written."""
 
     def isatty(self) -> bool:
         """No progress bars."""
         return False
+
+
+@contextmanager
+def logged(out: Path) -> Iterator[None]:
+    """Copy to OUT/log.txt what is printed; an error that leaves no more than this takes it back."""
+    path = out / "log.txt"
+    try:
+        with open(path, "w") as log:
+            console, errors = Both(sys.stdout, log), Both(sys.stderr, log)
+            with redirect_stdout(console), redirect_stderr(errors):  # type: ignore[type-var]
+                try:
+                    yield
+                except UserError as error:
+                    log.write(f"error: {error}\n")
+                    raise
+    except UserError:
+        if list(out.iterdir()) == [path]:
+            path.unlink()  # the command, put right, may use the folder
+        raise
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -323,10 +399,15 @@ def make_parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--measure", type=Path, metavar="FILE", help="time steps, write FILE")
+    what.add_argument(
+        "--measure",
+        type=cli.path_of("--measure"),
+        metavar="FILE",
+        help="time steps, write FILE (an earlier measurement is replaced)",
+    )
     what.add_argument(
         "--plan",
-        type=Path,
+        type=cli.path_of("--plan"),
         metavar="FILE",
         help="train as FILE says; without it as the run does",
     )
@@ -334,12 +415,29 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--seconds", type=float, default=60, help="for all of it (default: %(default)s)"
     )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="of --plan: for what it leaves")
     parser.add_argument(
-        "--start_from", default="", metavar="DIR", help="of --plan: go on from this run's weights"
+        "--out",
+        type=cli.path_of("--out"),
+        metavar="DIR",
+        help="of --plan: a new folder for what it leaves",
     )
-    parser.add_argument("--dataset", default="", help="as in rrvqlib.train (default: the run's)")
-    parser.add_argument("--data_dir", default="data", help="as in rrvqlib.train")
+    parser.add_argument(
+        "--start_from",
+        type=partial(cli.not_empty, "--start_from"),
+        metavar="DIR",
+        help="of --plan: go on from this run's weights",
+    )
+    parser.add_argument(
+        "--dataset",
+        type=partial(cli.not_empty, "--dataset"),
+        help="as in rrvqlib.train (default: the run's)",
+    )
+    parser.add_argument(
+        "--data_dir",
+        type=partial(cli.not_empty, "--data_dir"),
+        default="data",
+        help="as in rrvqlib.train",
+    )
     return parser
 
 
@@ -349,7 +447,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.run not in RUNS:
         raise UserError(f"--run {args.run}: no such run; choose one of {', '.join(RUNS)}")
     if not 5 <= args.seconds < 1e6:
-        raise UserError(f"--seconds {args.seconds:g}: must be at least 5")
+        raise UserError(f"--seconds {args.seconds:g}: must be from 5 to a million")
+    for name in ("out", "start_from"):
+        if args.measure and getattr(args, name):
+            raise UserError(f"--{name}: is of --plan; leave it out of --measure")
     settings = RUNS[args.run].settings
     settings = changed(
         settings,
@@ -359,41 +460,43 @@ def main(argv: Sequence[str] | None = None) -> None:
         compile=False,
         weights_dtype="float16",
         shard_mb=SHARD_MB,
-        start_from=args.start_from,
+        start_from=args.start_from or "",
     )
     deadline = started + args.seconds
+    check_start(settings)
     if args.measure:
+        check_measurement(args.measure)
         measure(settings, args.measure, deadline)
         return
     if args.out is None:
         raise UserError("--out DIR is missing: name a folder for what the sitting leaves")
+    choice = read_choice(args.plan, settings)
+    if choice:
+        settings = changed(
+            settings,
+            batch_size=choice["batch_size"],
+            lr=choice["lr"],
+            compile=choice["compiled"],
+            cuda_graphs="auto" if choice["recorded"] else "false",
+        )
+    steps = settings.schedule.steps
+    # A checkpoint is too large to travel.
+    settings = changed(settings, eval_every=max(1, steps // LOOKS), save_every=steps)
     prepare_directory(args.out)
     if any(args.out.iterdir()):
         raise UserError(f"{args.out} is not empty; choose another --out")
-    with open(args.out / "log.txt", "w") as log:
-        out, error = Both(sys.stdout, log), Both(sys.stderr, log)
-        with redirect_stdout(out), redirect_stderr(error):  # type: ignore[type-var]
-            choice = read_choice(args.plan)
-            if choice:
-                settings = changed(
-                    settings,
-                    batch_size=choice["batch_size"],
-                    lr=choice["lr"],
-                    compile=choice["compiled"],
-                    cuda_graphs="auto" if choice["recorded"] else "false",
-                )
-            steps = settings.schedule.steps
-            # A checkpoint is too large to travel.
-            settings = changed(settings, eval_every=max(1, steps // LOOKS), save_every=steps)
-            try:
-                results = sit(settings, args.run, args.out, deadline)
-            except Stopped as stopped:
-                print(stopped, flush=True)
-                raise SystemExit(stopped.exit_code) from None
-            print(
-                f"test {results['test_bits_per_dim']:.4f} bits/dim (standard error"
-                f" {results['test_bits_per_dim_se']:.4f}, {results['n_test']} images)"
-            )
+    with logged(args.out):
+        if not choice:
+            print(f"{args.plan} has no choice: training as the run's settings say")
+        try:
+            results = sit(settings, args.run, args.out, deadline)
+        except Stopped as stopped:
+            print(f"stopped at step {stopped.step}; what there was is in {args.out}")
+            raise SystemExit(stopped.code) from None
+        print(
+            f"test {results['test_bits_per_dim']:.4f} bits/dim (standard error"
+            f" {results['test_bits_per_dim_se']:.4f}, {results['n_test']} images)"
+        )
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin, snapshot_download
+from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from rrvqlib.errors import UserError
@@ -24,7 +24,8 @@ from rrvqlib.models.checks import (
     check_precision,
     check_range,
 )
-from rrvqlib.models.saved import FILES, as_folder, load_model, save_model
+from rrvqlib.models.ready import fetched
+from rrvqlib.models.saved import as_folder, load_model, save_model
 from rrvqlib.nets.initialisation import data_dependent_init
 from rrvqlib.numerics import total, true_float32
 from rrvqlib.objectives.elbo import ElboTerms
@@ -241,34 +242,31 @@ class VAE(nn.Module, PyTorchModelHubMixin, ABC):
         save_model(self, save_directory)
 
     @classmethod
-    def _from_pretrained(
+    def from_pretrained(
         cls,
+        pretrained_model_name_or_path: str | Path,
         *,
-        model_id: str,
-        revision: str | None,
-        cache_dir: str | Path | None,
-        force_download: bool,
-        local_files_only: bool,
-        token: str | bool | None,
-        map_location: str = "cpu",
+        map_location: str | torch.device = "cpu",
         strict: bool = True,
-        **_kwargs: Any,
+        **options: Any,
     ) -> VAE:
-        """What `from_pretrained` turns to; shards are read, pickles are not."""
-        directory = model_id
-        if not os.path.isdir(model_id):
-            directory = snapshot_download(
-                model_id,
-                revision=revision,
-                cache_dir=cache_dir,
-                force_download=force_download,
-                local_files_only=local_files_only,
-                token=token,
-                allow_patterns=FILES,
-            )
+        """The model of a folder or of a repository on the Hub; shards are read, pickles are not.
+
+        Args:
+            pretrained_model_name_or_path: the folder, or OWNER/NAME.
+            map_location: the device.
+            strict: whether missing weights, and weights of no use, are refused.
+            options: of huggingface_hub's `snapshot_download`: `revision`, `cache_dir`,
+                `force_download`, `local_files_only`, `token`.
+
+        Raises:
+            UserError: it is missing, damaged, or a model of another kind.
+        """
+        name = os.fspath(pretrained_model_name_or_path)
+        directory = Path(name) if os.path.lexists(name) else fetched(name, **options)
         model = load_model(directory, strict=strict)
         if not isinstance(model, cls):
-            raise UserError(f"{model_id} is a {type(model).__name__}; call its from_pretrained")
+            raise UserError(f"{name} is a {type(model).__name__}; call its from_pretrained")
         return model.to(map_location)
 
 

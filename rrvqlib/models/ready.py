@@ -59,7 +59,7 @@ def find_model(name: str | Path) -> Path:
         raise UserError(f"{name!r} is no model; give a run's folder, or one of {', '.join(READY)}")
     text = os.fspath(name)
     if text.startswith(HUB):
-        return _fetched(text.removeprefix(HUB))
+        return fetched(text.removeprefix(HUB))
     files = "config.json", "run.json"  # of a run that is not yet finished, the second alone
     if text in READY and not any((Path(text) / file).exists() for file in files):
         return WEIGHTS / text
@@ -71,15 +71,23 @@ def find_model(name: str | Path) -> Path:
     return Path(text)
 
 
-def _fetched(repository: str) -> Path:
-    """Where the files of a repository are, once they are fetched; no pickle is among them."""
+def fetched(repository: str, **options: Any) -> Path:
+    """Where the files of a repository on the Hub are, once they are fetched; no pickle among them.
+
+    Args:
+        repository: OWNER/NAME.
+        options: of huggingface_hub's `snapshot_download`.
+
+    Raises:
+        UserError: it cannot be reached, or there is none of this name.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     from rrvqlib.models.saved import FILES
 
     try:
-        return Path(snapshot_download(repository, allow_patterns=FILES))
+        return Path(snapshot_download(repository, allow_patterns=FILES, **options))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise UserError(
             f"{HUB}{repository} cannot be fetched ({error}); check its name (OWNER/NAME) and the"

@@ -112,11 +112,11 @@ def located(directory: Path) -> tuple[list[Path], str | None]:
         if not all(name == Path(name).name for name in names):
             raise ValueError("a shard lies elsewhere")
         expected = content.get("metadata", {}).get("sha256")
+        lost = [directory / name for name in names if not (directory / name).exists()]
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise BadWeights(f"{index} is damaged ({error})") from None
-    for name in names:
-        if not (directory / name).exists():
-            raise BadWeights(f"{directory / name} is missing")
+    if lost:
+        raise BadWeights(f"{lost[0]} is missing")
     return [directory / name for name in names], expected
 
 

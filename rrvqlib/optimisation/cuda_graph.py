@@ -6,7 +6,6 @@ computing them takes the GPU; a replay is one.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from rrvqlib.optimisation.step import Step
 from rrvqlib.settings.run import MachineSettings
+from rrvqlib.words import say
 
 WARM_UP = 3  # steps before recording: they choose kernels, allocate, and compile what is compiled
 SEED, OTHER_SEED = 1, 2  # of the self-check
@@ -29,7 +29,7 @@ def records_steps(machine: MachineSettings, device: torch.device, processes: int
     """
     if device.type != "cuda":
         if machine.cuda_graphs == "true":
-            print("--cuda_graphs true: there is no GPU, steps are not recorded", file=sys.stderr)
+            say("--cuda_graphs true: there is no GPU, steps are not recorded", error=True)
         return False
     can = processes == 1 and machine.grad_accumulation == 1
     return can and machine.cuda_graphs != "false"
@@ -71,7 +71,7 @@ def recorded(
         problem = " ".join(str(error).split())[:200] or type(error).__name__
     restore()
     if problem:
-        print(f"--cuda_graphs: steps are not recorded ({problem})", file=sys.stderr)
+        say(f"--cuda_graphs: steps are not recorded ({problem})", error=True)
         return step
     return replay
 

@@ -79,6 +79,22 @@ def finishing_seconds(run: Trainer) -> float:
     return RESERVE_FACTOR * expected + RESERVE_FLOOR
 
 
+def leave_weights(run: Trainer) -> None:
+    """Write the averaged weights, the model.
+
+    Raises:
+        UserError: every step was skipped, so there is nothing new in them.
+    """
+    settings, steps = run.settings, run.progress.step
+    if steps and run.skipped == steps:
+        hotter = " or a higher --temperature" if takes(settings, "temperature") else ""
+        raise UserError(
+            f"all {steps} steps were skipped for their gradients: nothing was learnt. Train anew in"
+            f" another --out, with a lower --lr{hotter}"
+        )
+    save_model(run.evaluated, run.out, settings.machine.weights_dtype, settings.machine.shard_mb)
+
+
 def finish(run: Trainer, label: str = "", *, complete: bool = True) -> dict[str, Any]:
     """Write model, results and pictures; return the results.
 
@@ -88,16 +104,10 @@ def finish(run: Trainer, label: str = "", *, complete: bool = True) -> dict[str,
         complete: whether the run came to its end.
 
     Raises:
-        UserError: every step was skipped, so there is nothing new to score.
+        UserError: as `leave_weights`.
     """
     settings, model, steps = run.settings, run.evaluated, run.progress.step
-    if steps and run.skipped == steps:
-        hotter = " or a higher --temperature" if takes(settings, "temperature") else ""
-        raise UserError(
-            f"all {steps} steps were skipped for their gradients: nothing was learnt. Train anew in"
-            f" another --out, with a lower --lr{hotter}"
-        )
-    save_model(model, run.out, settings.machine.weights_dtype, settings.machine.shard_mb)
+    leave_weights(run)
     with run.uncompiled():
         results = records.final_results(model, run.splits, settings, label, complete=complete)
         shown = pictures.write_run_pictures(

@@ -185,6 +185,9 @@ class Trainer:
                     reports.show_pictures(self, log.events)
                 if signum:
                     raise Stopped(int(signum), progress.step)
+            signum, _ = self.processes.agree(stop.signum, progress.position)
+            if signum:  # it came during the last evaluation
+                raise Stopped(int(signum), progress.step)
 
     def progress_bar(self, *, shown: bool) -> tqdm:
         """Over the steps; by the clock, over the schedule in per cent."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,17 @@ from rrvqlib.optimisation.trainer import Trainer
 from rrvqlib.runs.folder import images_of, read_run_settings, tell_left_out
 from rrvqlib.runs.records import check_finished_run
 from rrvqlib.settings.run import RunSettings
+from rrvqlib.words import say
+
+
+def finished(results: dict[str, Any] | None) -> bool:
+    """Whether results are of a whole training, and have what the command tells of them."""
+    names = "test_bits_per_dim", "train_bits_per_dim", "n_test"
+    if not results or not results.get("complete", True):
+        return False
+    numbers = [results.get(name) for name in names]
+    numbers.append(results.get("test_bits_per_dim_se") or 0)  # one image has none
+    return all(isinstance(number, (int, float)) for number in numbers)
 
 
 def train(
@@ -41,7 +51,7 @@ def train(
     Raises:
         UserError: something that the user can fix.
         Stopped: a signal came; the run is saved, and scored as it is (`complete` is false in
-            `results.json`). A second signal does without the score.
+            `results.json` unless all steps were made). A second signal does without the score.
     """
     started = time.perf_counter()
     processes = Processes(settings.machine)
@@ -54,7 +64,7 @@ def train(
     if resume:
         trainer.resume()
         found = read_table(results_path) if trainer.done and results_path.exists() else None
-        if found is not None and found.get("complete", True):
+        if finished(found):
             if (out / "run.json").exists():
                 check_finished_run(read_run_settings(out), settings)
             return found  # finished before
@@ -67,15 +77,19 @@ def train(
         try:
             trainer.run(stop, show_progress=show_progress)
         except Stopped:
-            if processes.is_main:
-                print("saved; scoring it as it is (a second signal leaves now)", file=sys.stderr)
+            stop.saved_at(trainer.progress.step)
             try:
-                finish(complete=False)
+                if stop.hurried and processes.is_main:
+                    reports.leave_weights(trainer)
+                elif processes.is_main:
+                    say("saved; scoring it as it is (a signal now leaves at once)", error=True)
+                    finish(complete=trainer.done)
             except UserError as error:
-                print(error, file=sys.stderr)
+                say(str(error), error=True)
             processes.wait_for_all()  # or torchrun would end the one that scores
             raise
-    results = finish(complete=True)
-    processes.wait_for_all()
+        stop.saved_at(trainer.progress.step)
+        results = finish(complete=True)
+        processes.wait_for_all()
     processes.leave()
     return results

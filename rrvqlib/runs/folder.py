@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from rrvqlib.models.ready import dataset_of
 from rrvqlib.models.saved import load_model, read_settings
 from rrvqlib.numerics import choose_device
 from rrvqlib.settings.run import RunSettings
+from rrvqlib.words import say
 
 SPLIT_NAMES = {"train": "training", "valid": "validation", "test": "test"}
 
@@ -93,7 +93,7 @@ def open_images(
 def tell_left_out(splits: Splits) -> None:
     """Say on standard error what of a data set is in no split: nothing is dropped in silence."""
     if splits.left_out:
-        print(f"{ascii(splits.name)[1:-1]}: left out {splits.left_out}", file=sys.stderr)
+        say(f"{ascii(splits.name)[1:-1]}: left out {splits.left_out}", error=True)
 
 
 def images_of(settings: RunSettings) -> Splits:

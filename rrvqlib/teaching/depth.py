@@ -41,7 +41,7 @@ class Depth(NamedTuple):
         finest: how many of them lie at 16 x 16.
         score: on validation images, bits/dim.
         steps: of training, 32 images each.
-        seconds: that it took, on a core that it may have shared.
+        seconds: of the processor that it took, where they were recorded.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Depth(NamedTuple):
     finest: int
     score: float
     steps: int
-    seconds: float
+    seconds: float | None
 
 
 def parts_of(folder: Path) -> Parts:
@@ -73,7 +73,8 @@ def depths_of(files: Sequence[Path], names: Sequence[str]) -> list[Depth]:
         if name in lines:
             line = lines[name]
             pyramid = line["changes"].get("pyramid", [16, 16, 16, 16, 8, 4])
-            score, steps, seconds = (line[k] for k in ("valid_bits_per_dim", "step", "seconds"))
+            score, steps = line["valid_bits_per_dim"], line["step"]
+            seconds = line.get("processor_seconds")
             found.append(Depth(name, len(pyramid), pyramid.count(16), score, steps, seconds))
     return found
 
