@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rrvqlib import cli
+from rrvqlib.errors import UserError
 from rrvqlib.words import number_of
 
 
@@ -33,7 +34,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="samples per image of the importance-weighted bound (default: 0, none)",
     )
     parser.add_argument(
-        "--iw_images", type=int, default=500, help="first images it is computed on (default: 500)"
+        "--iw_images", type=int, help="first images it is computed on (default: 500)"
     )
     parser.add_argument("--batch_size", type=int, default=100, help="images at a time")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -45,7 +46,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
     cli.check_range("limit", args.limit, 0, 10**9, "a data set holds")
     cli.check_range("iw_k", args.iw_k, 0, 100_000, "a bound needs: it gains nothing beyond")
-    cli.check_range("iw_images", args.iw_images, 1, 10**9, "a data set holds")
+    if args.iw_images is not None and not args.iw_k:
+        raise UserError("--iw_images: is of the importance-weighted bound; give --iw_k, too")
+    iw_images = 500 if args.iw_images is None else args.iw_images
+    cli.check_range("iw_images", iw_images, 1, 10**9, "a data set holds")
     cli.check_range("batch_size", args.batch_size, 1, 1_000_000, "any memory holds")
     from rrvqlib.numerics import no_number
     from rrvqlib.runs.folder import open_images, open_model
@@ -75,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         results |= score_over_classes(model, **first(UNTOLD_IMAGES), title="class untold")
     if args.iw_k:
         bound = importance_weighted_score(
-            model, **first(args.iw_images), k=args.iw_k, title="importance-weighted bound"
+            model, **first(iw_images), k=args.iw_k, title="importance-weighted bound"
         )
         results |= {
             "iw_bits_per_dim": bound["bits_per_dim"],

@@ -1,5 +1,7 @@
 """What a model is given is checked once, at every public entry; foreign weights likewise."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -186,6 +188,28 @@ def test_weights_that_are_not_the_model_s_are_refused_by_every_reader(what, fold
     for reader in (load_model, HierarchicalVAE.from_pretrained):
         with pytest.raises(UserError, match=what):
             reader(str(folder))
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "null", "\udcff", "[" * 100_000])
+def test_a_damaged_config_is_refused_by_every_reader(text, folder):
+    (folder / "config.json").write_bytes(text.encode(errors="surrogateescape"))
+    for reader in (load_model, HierarchicalVAE.from_pretrained):
+        with pytest.raises(UserError, match="config.json"):
+            reader(folder)
+
+
+@pytest.mark.parametrize("name", ["/nowhere", "nowhere", "no/where/at/all"])
+def test_a_model_that_is_nowhere_is_refused(name, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UserError, match="cannot be fetched"):
+        HierarchicalVAE.from_pretrained(name)
+
+
+def test_a_shard_s_name_that_no_disk_holds_is_damage(folder):
+    index = {"weight_map": {"a": "x" * 300 + ".safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match="damaged|missing"):
+        load_model(folder)
 
 
 def test_another_model_s_folder_is_refused(tmp_path):

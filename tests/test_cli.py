@@ -448,7 +448,9 @@ def test_a_run_is_not_overwritten(refused, run_folder, finished):
 
 
 @pytest.mark.parametrize(
-    "name", "config.json samples.png reconstructions.png metrics.jsonl run.json".split()
+    "name",
+    "config.json samples.png reconstructions.png metrics.jsonl run.json model.safetensors"
+    " model-00001-of-00002.safetensors model.safetensors.index.json".split(),
 )
 def test_a_user_s_own_files_are_not_overwritten(name, refused, finished, tmp_path):
     (tmp_path / name).write_text('{"precious": 1}')
@@ -588,6 +590,7 @@ def test_readers_refuse_wrong_values(refused, finished, tmp_path):
         "--limit -1",
         "--iw_k -1",
         "--iw_images 0 --iw_k 2",
+        "--iw_images 7",
         "--seed -1",
         f"--seed {2**70}",
     ):

@@ -233,3 +233,14 @@ def test_a_console_that_is_gone_does_not_cost_the_score(console, images, tmp_pat
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=100) == 130
     assert json.loads((out / "results.json").read_text())["complete"] is False
+
+
+@pytest.mark.parametrize("damaged", ["{}", '{"complete": true}', '{"test_bits_per_dim": "x"}'])
+def test_damaged_results_are_made_again(damaged, images, tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    settings = changed(TINY, dataset=images, steps=2)
+    results = train(settings, out, "tiny", show_progress=False)
+    (out / "results.json").write_text(damaged)
+    again = train(settings, out, "tiny", resume=True, show_progress=False)
+    assert again == results == json.loads((out / "results.json").read_text())

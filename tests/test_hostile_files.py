@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from test_codec import make_model
 from test_compress import run
 
-from rrvqlib import cli
 from rrvqlib.coding.codec import Codec
 from rrvqlib.coding.container import (
     ENTRY,
@@ -35,6 +34,7 @@ from rrvqlib.compress import decode_images
 from rrvqlib.data.pixels import MAX_PIXELS
 from rrvqlib.errors import UserError
 from rrvqlib.models import save_model
+from rrvqlib.words import printable
 
 pytest.importorskip("constriction", reason="needs pip's constriction")
 
@@ -223,7 +223,7 @@ def test_a_forged_file_is_refused_or_gives_what_was_encoded(written, codec, seed
     try:
         container, images = decode(data, codec)
     except UserError as error:
-        assert "\n" not in cli.printable(str(error))
+        assert "\n" not in printable(str(error))
         return
     finally:
         assert peak_memory() - before < 300e6  # bytes

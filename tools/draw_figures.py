@@ -7,6 +7,7 @@ SVG is written by hand, so that a diagram has no date in it and comes out the sa
 
 from __future__ import annotations
 
+import argparse
 import base64
 import colorsys
 import io
@@ -305,6 +306,7 @@ FIGURES = {"layers.svg": layers, "networks.svg": networks, "symbols.svg": symbol
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()  # --help, and nothing else
     FOLDER.mkdir(exist_ok=True)
     for name, draw in FIGURES.items():
         (FOLDER / name).write_text(draw(), encoding="utf-8")

@@ -9,6 +9,7 @@ readers without JavaScript see. The encoder stays here; a page needs none to pla
 
 from __future__ import annotations
 
+import argparse
 import base64
 import json
 import sys
@@ -173,6 +174,7 @@ def still_picture(model: HierarchicalVAE, examples: list[Tensor], side: int = 16
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()  # --help, and nothing else
     try:
         model = load_model(RUN)
         require_what_the_page_can_draw(model.settings)

@@ -47,6 +47,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1000, help="first test images (1000)")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     args = parser.parse_args()
+    cli.check_range("images", args.images, 1, 10**9, "a data set holds")
     check_writable(args.out)
     models = {run.name: load(run) for run in args.runs}
     images = data.load(args.dataset).test[: args.images]

@@ -7,12 +7,12 @@ python tools/measure_likelihoods.py cifar10-cpu --dataset npz:data/cifar10.npz \
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import torch
 
-from rrvqlib import data
+from rrvqlib import cli, data
+from rrvqlib.files import check_writable, write_json
 from rrvqlib.models import build
 from rrvqlib.models.ready import load
 from rrvqlib.runs.scoring import score
@@ -26,6 +26,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1000, help="first test images (1000)")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     args = parser.parse_args()
+    cli.check_range("images", args.images, 1, 10**9, "a data set holds")
+    check_writable(args.out)
     model = load(args.run)
     images = data.load(args.dataset).test[: args.images]
     scores = {}
@@ -42,9 +44,9 @@ def main() -> None:
         "difference": scores["Kingma's bins"] - scores["edge bins"],
         "torch": torch.__version__,
     }
-    args.out.write_text(json.dumps(record, indent=2) + "\n")
+    write_json(args.out, record)
     print(args.out)
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(lambda _: main())

@@ -18,7 +18,7 @@ class OptimisationSettings(Settings):
     seed: int = setting(0, "of initialisation, order and noise", at_least=0, below=2**24)
     start_from: str = setting(
         "",
-        "folder of a finished run whose weights this one starts with (its optimiser starts afresh);"
+        "folder of a run whose averaged weights this one starts with (its optimiser starts afresh);"
         " with --second_stage, the run of the first; none starts from noise",
     )
     batch_size: int = setting(64, "images per step, global: shared by all processes", at_least=1)
