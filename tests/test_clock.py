@@ -141,7 +141,7 @@ def test_a_second_signal_quits_without_the_score(images, tmp_path):
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     wait_for(out / CHECKPOINT, process)
     process.send_signal(signal.SIGTERM)
-    assert "stopping: this step" in "".join(process.stderr.readline() for _ in range(2))
+    assert "stopping after this step" in "".join(process.stderr.readline() for _ in range(2))
     assert "saved; scoring it" in process.stderr.readline()
     wait_for(out / "model.safetensors", process)  # comes before the score
     process.send_signal(signal.SIGINT)

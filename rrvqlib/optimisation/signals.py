@@ -8,7 +8,7 @@ import threading
 from contextlib import suppress
 from typing import Any
 
-HEARD = b"\nstopping: this step, then the checkpoint, then the score (a second signal: no score)\n"
+HEARD = b"\nstopping after this step: the run is saved, then scored (a second signal leaves the score out)\n"
 
 
 class Stopped(SystemExit):
