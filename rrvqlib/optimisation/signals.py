@@ -8,7 +8,10 @@ import threading
 from contextlib import suppress
 from typing import Any
 
-HEARD = b"\nstopping after this step: the run is saved, then scored (a second signal leaves the score out)\n"
+HEARD = (
+    b"\nstopping after this step: the run is saved, then scored"
+    b" (a second signal leaves the score out)\n"
+)
 
 
 class Stopped(SystemExit):
