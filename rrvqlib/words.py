@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import suppress
-from typing import TextIO
+from typing import Any
 
 
 def number_of(count: int, thing: str) -> str:
@@ -41,8 +41,10 @@ def say(text: str, *, error: bool = False) -> None:
         drop(sys.stderr)
 
 
-def drop(stream: TextIO | None) -> None:
+def drop(stream: Any) -> None:
     """Send a stream nowhere, or Python would try to write the rest of it when it exits."""
-    with suppress(OSError, ValueError):  # closed, or a notebook's
-        if stream is not None:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    with suppress(AttributeError, OSError, ValueError):  # none, closed, or a notebook's
+        target = stream.fileno()
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, target)
+        os.close(nowhere)

@@ -78,6 +78,14 @@ def test_a_signal_to_one_process_stops_both_at_one_step(both):
     assert load_state(both[0] / CHECKPOINT)["progress"]["step"] == 2
 
 
+@pytest.mark.parametrize("score", ["scored", "unscored"])
+def test_a_stopped_training_ends_in_both_processes(score, both):
+    folder = both[0]
+    assert [(folder / f"{score}.{rank}.txt").read_text() for rank in (0, 1)] == ["143", "143"]
+    assert (folder / score / "model.safetensors").exists()
+    assert (folder / score / "results.json").exists() == (score == "scored")
+
+
 def test_the_clock_is_that_of_the_first_process(both):
     first, second = (load_file(both[0] / f"clock.{rank}.safetensors") for rank in (0, 1))
     assert first == second

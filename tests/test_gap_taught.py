@@ -102,7 +102,7 @@ def test_the_mean_gap_is_that_of_the_means_and_gaps_go_seed_by_seed():
 
 def test_suspects_quote_the_records():
     found = {suspect.name: suspect for suspect in suspects.suspects(RESULTS)}
-    assert len(found) == 7
+    assert len(found) == 8
     wide, narrow, rest = (gap.mean_gap(RESULTS, run) for run in gap.STAGES.values())
     assert found["likelihood"].found == f"gap {wide:.2f}, then {narrow:.2f}"
     runs = gap.MIXTURE, gap.FOUR, gap.RECIPE
@@ -163,8 +163,8 @@ def test_arms_are_what_their_variants_set():
 
     finer = arms.FINER["4 of 16"][1]
     assert sweep.VARIANTS[finer.variant.split("+")[-1]]["pyramid"] == (32, 16, 16, 16, 16, 8, 4)
-    others = arms.WARM, arms.FAST, finer, *arms.REINMAX.values()
-    for arm in (*arms.ARMS.values(), *arms.SLOW.values(), *others):
+    others = (arms.WARM, arms.FAST, arms.WIDE, arms.SEVEN_AT_16, finer)
+    for arm in (*arms.ARMS.values(), *arms.SLOW.values(), *arms.REINMAX.values(), *others):
         changes = {k: v for part in arm.variant.split("+") for k, v in sweep.VARIANTS[part].items()}
         assert changes.get("groups", 1) == arm.groups
         assert changes.get("codebook_size", (64,)) == (arm.codes,)
@@ -201,7 +201,7 @@ def test_a_figure_of_finer_grids_in_training_is_less_the_gaussians_of_six_layers
 
 def test_suspects_make_a_table_with_a_row_each():
     lines = suspects.table(suspects.suspects(RESULTS)).splitlines()
-    assert sum(line.startswith("| ") for line in lines) == 8  # and the heads
+    assert sum(line.startswith("| ") for line in lines) == 9  # and the heads
     assert {line.count("|") for line in lines if line.startswith("|")} == {5}
 
 

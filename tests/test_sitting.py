@@ -13,7 +13,7 @@ import pytest
 from helpers import TINY, write_images
 
 from rrvqlib.errors import UserError
-from rrvqlib.models import load_model
+from rrvqlib.models import build, load_model, save_model
 from rrvqlib.models.weights import weight_files
 from rrvqlib.runs import RUNS, NamedRun
 from rrvqlib.runs.checkpoint import CHECKPOINT
@@ -251,9 +251,10 @@ REFUSED = {
     "an empty start": (("--plan", "none", "--start_from", " "), "--start_from is empty"),
     "a folder in use": (("--plan", "none", "--out", "{used}"), "is not empty"),
     "notes": (("--measure", "{notes}"), "is no measurement"),
-    "measuring into a folder": (("--measure", "new.json", "--out", "new"), "--out: is of --plan"),
+    "notes for a plan": (("--plan", "{notes}"), "is damaged"),
+    "measuring into a folder": (("--measure", "{new}", "--out", "{new}"), "--out: is of --plan"),
     "no images": (("--plan", "none", "--dataset", "npz:nowhere.npz"), "nowhere.npz"),
-    "ages": (("--measure", "new.json", "--seconds", "2e6"), "from 5 to a million"),
+    "ages": (("--measure", "{new}", "--seconds", "2e6"), "from 5 to a million"),
 }
 
 
@@ -262,15 +263,15 @@ def test_a_sitting_refuses_before_it_writes(case, tiny, tmp_path):
     words, message = REFUSED[case]
     choice = {"batch_size": 8, "recorded": False, "compiled": False, "lr": 0.1}
     files = {
-        "speed": {"choice": choice, "settings": {"model": {}, "schedule": {"lr": 0.1}}},
-        "kinds": {"choice": choice | {"batch_size": "8"}, "settings": {}},
+        "speed": {"choice": choice, "settings": {"model": {}, "schedule": None}, "rows": []},
+        "kinds": {"choice": choice | {"batch_size": "8"}, "settings": {}, "rows": []},
         "notes": ["mine"],
     }
     for name, content in files.items():
         (tmp_path / name).write_text(json.dumps(content))
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "file").touch()
-    words = [word.format(**{n: tmp_path / n for n in (*files, "used")}) for word in words]
+    words = [word.format(**{n: tmp_path / n for n in (*files, "used", "new")}) for word in words]
     out = () if "--out" in words or "--measure" in words else ("--out", str(tmp_path / "out"))
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
 
@@ -284,7 +285,8 @@ def test_a_sitting_refuses_before_it_writes(case, tiny, tmp_path):
 
 
 def test_an_error_that_leaves_nothing_leaves_the_folder_free(tiny, tmp_path, monkeypatch):
-    def fail(*_args, **_named):
+    def fail(_settings, run, *_args, **_named):
+        (run / "run.json").write_text("{}")
         raise UserError("too few seconds")
 
     monkeypatch.setattr(sitting, "train", fail)
@@ -302,3 +304,45 @@ def test_a_measurement_of_nothing_is_an_error(tiny, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="give more --seconds"):
         sitting.main(["--measure", str(tmp_path / "speed.json"), *tiny, "--seconds", "30"])
     assert json.loads((tmp_path / "speed.json").read_text())["choice"] is None
+
+
+def test_an_attempt_without_weights_leaves_the_model_of_the_one_before(tiny, tmp_path, monkeypatch):
+    attempts, train = [], sitting.train
+
+    class Watch(sitting.Watch):
+        def __call__(self, trainer, line):
+            super().__call__(trainer, line)  # packs
+            raise sitting.NotFalling("no")
+
+    def once(settings, run, *args, **named):
+        attempts.append(run)
+        if len(attempts) == 1:
+            return train(settings, run, *args, **named)
+        (run / "run.json").write_text("{}")
+        raise UserError("too few seconds")
+
+    monkeypatch.setattr(sitting, "Watch", Watch)
+    monkeypatch.setattr(sitting, "train", once)
+    out = tmp_path / "out"
+    with pytest.raises(UserError, match="too few"):
+        sitting.main(["--plan", "none", *tiny, "--seconds", "60", "--out", str(out)])
+    assert "model.safetensors" in packed(out)[0] and len(attempts) == 2
+    assert "error: too few seconds" in (out / "log.txt").read_text()
+
+
+def test_shards_and_records_are_packed_together(tmp_path):
+    model = build(TINY.model)
+    run, out = tmp_path / "run", tmp_path / "out"
+    run.mkdir()
+    out.mkdir()
+    for shard_mb in (0.01, 0.02, 100):
+        save_model(model, run, "float16", shard_mb)
+        sitting.pack(run, out)
+        assert {path.name for path in weight_files(run)} | {"records.tar"} == {
+            path.name for path in out.iterdir()
+        }
+        with tarfile.open(out / "records.tar") as archive:
+            archive.extractall(out, filter="data")
+        assert load_model(out).settings == TINY.model
+        for name in sitting.RECORDS:
+            (out / name).unlink(missing_ok=True)

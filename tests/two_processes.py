@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from rrvqlib import data
 from rrvqlib.errors import UserError
 from rrvqlib.latents import draws
+from rrvqlib.optimisation import reports
 from rrvqlib.optimisation import step as step_module
 from rrvqlib.optimisation.signals import Stopped, StopRequest
 from rrvqlib.optimisation.trainer import Trainer
@@ -95,6 +96,30 @@ def stop_of_one(images, out):
     return {}
 
 
+def stop_of_train(images, out, fails):
+    """A whole training that a signal to one process stops: its code, in both of them."""
+    rank, step, score = int(os.environ["RANK"]), Trainer.step, reports.leave_score
+
+    def step_with_signal(self):
+        step(self)
+        if self.progress.step == 2 and rank == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def failing(*_args, **_named):
+        raise UserError("no score")
+
+    Trainer.step = step_with_signal
+    reports.leave_score = failing if fails else score
+    Path(out).mkdir(exist_ok=True)
+    try:
+        train(changed(TINY, dataset=images, steps=9), Path(out), "stopped", show_progress=False)
+    except Stopped as stopped:
+        return str(stopped.code)
+    finally:
+        Trainer.step, reports.leave_score = step, score
+    return "none"
+
+
 def by_the_clock(images, out):
     """Steps and position of a run by the clock, where this process's own clock is off."""
     settings = changed(TINY, dataset=images, seconds=8.0, steps=100)
@@ -137,6 +162,9 @@ if __name__ == "__main__":
         tensors = weights_after(case, images, folder, spoil_rank=1)
         save_file(tensors, f"{folder}/{case}.{rank}.safetensors")
     save_file(stop_of_one(images, folder), f"{folder}/stop.{rank}.safetensors")
+    for name in ("scored", "unscored"):
+        code = stop_of_train(images, f"{folder}/{name}", fails=name == "unscored")
+        Path(folder, f"{name}.{rank}.txt").write_text(code)
     Path(folder, "clock").mkdir(exist_ok=True)
     clock = by_the_clock(images, Path(folder, "clock"))
     save_file(clock, f"{folder}/clock.{rank}.safetensors")

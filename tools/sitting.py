@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import shutil
 import signal
 import sys
@@ -23,7 +24,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -37,11 +38,10 @@ from torch import Tensor
 from rrvqlib import cli, data
 from rrvqlib.errors import UserError
 from rrvqlib.files import (
+    UNFINISHED,
     check_writable,
     prepare_directory,
-    read_json,
     read_table,
-    write_atomically,
     write_json,
 )
 from rrvqlib.models import build, save_model
@@ -55,10 +55,11 @@ from rrvqlib.optimisation.start import INIT_IMAGES, check_start
 from rrvqlib.optimisation.step import Step
 from rrvqlib.optimisation.trainer import Trainer
 from rrvqlib.optimisation.whole_run import train
+from rrvqlib.remedies import remedy
 from rrvqlib.runs import RUNS
 from rrvqlib.runs.records import hardware, versions
 from rrvqlib.settings import RunSettings, changed
-from rrvqlib.words import drop
+from rrvqlib.words import drop, say
 
 BATCHES = (128, 256, 512)
 ENOUGH = 0.7  # of the best rate: the smallest batch that reaches it is chosen
@@ -200,10 +201,10 @@ def measure(settings: RunSettings, file: Path, deadline: float) -> None:
         found["rows"].append(row)
         found["choice"] = choose(settings, found["rows"])
         write_json(file, found)
-        print(json.dumps(row), flush=True)
+        say(json.dumps(row), error=True)
     if not found["choice"]:
         raise UserError("no way of making steps came to its end; give more --seconds")
-    print("choice:", json.dumps(found["choice"]), flush=True)
+    print("choice:", json.dumps(found["choice"]))
 
 
 def choose(settings: RunSettings, rows: list[dict[str, Any]]) -> dict[str, Any] | None:
@@ -227,29 +228,30 @@ KINDS = {"batch_size": int, "recorded": bool, "compiled": bool, "lr": float}  # 
 
 
 def read_choice(file: Path, settings: RunSettings) -> dict[str, Any] | None:
-    """What `--measure` chose; None where it left nothing.
+    """What `--measure` chose; None where it has left no file, or has not come to a choice.
 
     Args:
         file: that it wrote.
         settings: of the run that is going to be trained.
 
     Raises:
-        UserError: it was measured with another model or learning rate, or is no such file.
+        UserError: the file is no measurement, or one of another model or learning rate.
     """
-    try:
-        found = read_json(file)
-        choice = {name: found["choice"][name] for name in KINDS}
-    except (UserError, LookupError, TypeError):
+    if not file.exists():
         return None
-    wrong = [name for name, kind in KINDS.items() if type(choice[name]) is not kind]
-    if wrong or not isinstance(found.get("settings"), dict):
-        what = f"its choice has no {wrong[0]} of the right kind" if wrong else "it has no settings"
-        raise UserError(f"{file} is no measurement ({what}); measure again")
-    mine, lr = json.loads(json.dumps(asdict(settings))), settings.schedule.lr
-    theirs = found["settings"]
-    if theirs.get("model") != mine["model"] or theirs.get("schedule", {}).get("lr") != lr:
+    found = read_table(file)
+    choice, theirs = found.get("choice"), found.get("settings")
+    if "rows" not in found or not isinstance(theirs, dict):
+        raise UserError(f"{file} is no measurement; give the FILE that --measure wrote")
+    if not choice:
+        return None
+    for name, kind in KINDS.items():
+        if type(choice.get(name)) is not kind:
+            raise UserError(f"{file} has no {name} of the right kind in its choice; measure again")
+    mine = json.loads(json.dumps(asdict(settings)))
+    if any(theirs.get(part) != mine[part] for part in ("model", "schedule")):
         raise UserError(f"{file} was measured with another run's settings; measure with this --run")
-    return choice
+    return {name: choice[name] for name in KINDS}
 
 
 # Training.
@@ -288,33 +290,40 @@ class Watch:
 
 
 def pack(run: Path, out: Path) -> None:
-    """Copy what travels from a run folder: shards, pictures, and the records in one tar."""
+    """Put what travels into OUT: shards, pictures, and the records in one tar.
+
+    All is copied first and then renamed in a row, so that what lies there belongs together. A run
+    folder without weights leaves what an earlier attempt has packed.
+    """
     try:
         weights = weight_files(run)
-    except BadWeights:  # none yet: those of an earlier attempt stay
-        weights = list(out.glob("model*.safetensors"))
-    wanted = [*weights, run / "samples.png", run / "reconstructions.png"]
-    for path in wanted:
-        if path.exists() and path.parent == run:
-            write_atomically(out / path.name, lambda temporary, path=path: copy(path, temporary))
+    except BadWeights:
+        return
+    pictures = [run / name for name in ("samples.png", "reconstructions.png")]
+    with tempfile.TemporaryDirectory(dir=out, prefix=UNFINISHED) as folder:
+        ready = Path(folder)
+        for path in (*weights, *filter(Path.exists, pictures)):
+            shutil.copyfile(path, ready / path.name)
+        with tarfile.open(ready / "records.tar", "w") as archive:
+            for path in (run / name for name in RECORDS if (run / name).exists()):
+                archive.add(path, arcname=path.name)
+        for path in list(ready.iterdir()):
+            os.replace(path, out / path.name)
     for path in out.glob("model*.safetensors"):
-        if path.name not in {p.name for p in weights}:
+        if path.name not in {file.name for file in weights}:
             path.unlink()
 
-    records = [run / name for name in RECORDS if (run / name).exists()]
 
-    def tar(temporary: Path) -> None:
-        with tarfile.open(temporary, "w") as archive:
-            for path in records:
-                archive.add(path, arcname=path.name)
-
-    if records:
-        write_atomically(out / "records.tar", tar)
-
-
-def copy(path: Path, temporary: Path) -> None:
-    """The contents alone."""
-    shutil.copyfile(path, temporary)
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Let no signal in: what is packed now is the last."""
+    signals = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+    old = {signum: signal.signal(signum, signal.SIG_IGN) for signum in signals}
+    try:
+        yield
+    finally:
+        for signum, handler in old.items():
+            signal.signal(signum, handler)
 
 
 def sit(settings: RunSettings, name: str, out: Path, deadline: float) -> dict[str, Any]:
@@ -327,7 +336,7 @@ def sit(settings: RunSettings, name: str, out: Path, deadline: float) -> dict[st
         deadline: `time.perf_counter()` by which all must be done.
 
     Raises:
-        Stopped: a signal came; what there was has been scored and packed.
+        Stopped: a signal came; what there was is packed, scored unless a second one came.
         UserError: the loss did not fall at any rate.
     """
     for attempt in range(ATTEMPTS):
@@ -338,12 +347,14 @@ def sit(settings: RunSettings, name: str, out: Path, deadline: float) -> dict[st
         run = Path(tempfile.mkdtemp())
         try:
             results = train(now, run, name, show_progress=False, watch=Watch(out, left))
-            pack(run, out)
+            with undisturbed():
+                pack(run, out)
             return results or {}
         except NotFalling as error:
             print(f"{error}: again at half the rate", flush=True)
         except BaseException:  # a signal, or an error: what there is travels
-            pack(run, out)
+            with undisturbed():
+                pack(run, out)
             raise
         finally:
             shutil.rmtree(run)
@@ -358,12 +369,13 @@ class Both:
 
     def write(self, text: str) -> int:
         """To both, at once: a kill loses nothing."""
-        self.log.write(text)
-        self.log.flush()
+        with suppress(OSError):  # a full disk: there is still the console
+            self.log.write(text)
+            self.log.flush()
         try:
             self.console.write(text)
             self.console.flush()
-        except (OSError, ValueError):
+        except (AttributeError, OSError, ValueError):  # there may be none
             drop(self.console)
         return len(text)
 
@@ -377,16 +389,16 @@ class Both:
 
 @contextmanager
 def logged(out: Path) -> Iterator[None]:
-    """Copy to OUT/log.txt what is printed; an error that leaves no more than this takes it back."""
+    """Copy to OUT/log.txt what is printed; it is removed where an error left nothing else."""
     path = out / "log.txt"
     try:
-        with open(path, "w") as log:
+        with open(path, "w", encoding="utf-8", errors="backslashreplace") as log:
             console, errors = Both(sys.stdout, log), Both(sys.stderr, log)
             with redirect_stdout(console), redirect_stderr(errors):  # type: ignore[type-var]
                 try:
                     yield
-                except UserError as error:
-                    log.write(f"error: {error}\n")
+                except (UserError, OSError, MemoryError, RuntimeError) as error:
+                    log.write(f"error: {remedy(error) or error}\n")
                     raise
     except UserError:
         if list(out.iterdir()) == [path]:

@@ -61,7 +61,8 @@ VARIANTS: dict[str, dict] = {
     "recipe-mixture": recipe("cifar10-cpu-mixture") | {"groups": 1, "codebook_size": (64,)},
     "l5": TABLE_G1,
     "channels-64": {"channels": 64},
-    "channels-56": {"channels": 56},  # codes with as many parameters as the Gaussians of 48
+    "channels-41": {"channels": 41},  # Gaussians with as many parameters as codes of 48
+    "channels-56": {"channels": 56},  # codes with as many parameters as Gaussians of 48
     "paper-rates": {"lr": 8e-4, "codebook_lr_factor": 1.0},
     "add": {"decoder_input": "add"},
     "lr-4e-3": {"lr": 4e-3},

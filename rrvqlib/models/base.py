@@ -248,7 +248,11 @@ class VAE(nn.Module, PyTorchModelHubMixin, ABC):
         *,
         map_location: str | torch.device = "cpu",
         strict: bool = True,
-        **options: Any,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
     ) -> VAE:
         """The model of a folder or of a repository on the Hub; shards are read, pickles are not.
 
@@ -256,14 +260,25 @@ class VAE(nn.Module, PyTorchModelHubMixin, ABC):
             pretrained_model_name_or_path: the folder, or OWNER/NAME.
             map_location: the device.
             strict: whether missing weights, and weights of no use, are refused.
-            options: of huggingface_hub's `snapshot_download`: `revision`, `cache_dir`,
-                `force_download`, `local_files_only`, `token`.
+            revision, cache_dir, force_download, local_files_only, token: of a repository, see
+                huggingface_hub's `snapshot_download`.
 
         Raises:
             UserError: it is missing, damaged, or a model of another kind.
         """
-        name = os.fspath(pretrained_model_name_or_path)
-        directory = Path(name) if os.path.lexists(name) else fetched(name, **options)
+        directory = as_folder(pretrained_model_name_or_path)
+        name = str(directory)
+        if not os.path.lexists(directory):
+            if name.count("/") != 1 or name.startswith(("/", ".")):
+                raise UserError(f"there is no folder {name}, and OWNER/NAME it is not either")
+            directory = fetched(
+                name,
+                revision=revision,
+                cache_dir=cache_dir,
+                force_download=force_download,
+                local_files_only=local_files_only,
+                token=token,
+            )
         model = load_model(directory, strict=strict)
         if not isinstance(model, cls):
             raise UserError(f"{name} is a {type(model).__name__}; call its from_pretrained")

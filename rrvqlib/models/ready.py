@@ -37,7 +37,7 @@ class ReadyModel:
 
 
 READY = {
-    "photos": ReadyModel("photos", 6.001, "two minutes of a CPU"),
+    "photos": ReadyModel("photos", 6.001, "seven minutes of a busy CPU"),
     "photos64-l5-cpu": ReadyModel("photos", 5.928, "codes of 2,275 bits, 13 minutes of a CPU"),
     "cifar10-cpu": ReadyModel("cifar10", 4.851, "85 minutes of a CPU"),
     "cifar10-cpu-mixture": ReadyModel("cifar10", 4.276, "mixture likelihood, 90 minutes of a CPU"),

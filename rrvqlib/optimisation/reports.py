@@ -79,11 +79,18 @@ def finishing_seconds(run: Trainer) -> float:
     return RESERVE_FACTOR * expected + RESERVE_FLOOR
 
 
+def finish(run: Trainer, label: str = "", *, complete: bool = True) -> dict[str, Any]:
+    """Write model, results and pictures of a trained run; see `leave_weights`, `leave_score`."""
+    leave_weights(run)
+    return leave_score(run, label, complete=complete)
+
+
 def leave_weights(run: Trainer) -> None:
-    """Write the averaged weights, the model.
+    """Write the averaged weights, the model, and take back the score of earlier ones.
 
     Raises:
-        UserError: every step was skipped, so there is nothing new in them.
+        UserError: every step was skipped, so there is nothing new in them; or they cannot be
+            written.
     """
     settings, steps = run.settings, run.progress.step
     if steps and run.skipped == steps:
@@ -92,11 +99,14 @@ def leave_weights(run: Trainer) -> None:
             f"all {steps} steps were skipped for their gradients: nothing was learnt. Train anew in"
             f" another --out, with a lower --lr{hotter}"
         )
+    (run.out / "results.json").unlink(missing_ok=True)
     save_model(run.evaluated, run.out, settings.machine.weights_dtype, settings.machine.shard_mb)
+    run.progress.seconds = run.clock.spent
+    describe(run)
 
 
-def finish(run: Trainer, label: str = "", *, complete: bool = True) -> dict[str, Any]:
-    """Write model, results and pictures; return the results.
+def leave_score(run: Trainer, label: str = "", *, complete: bool = True) -> dict[str, Any]:
+    """Write results and pictures of the weights that `leave_weights` wrote; return the results.
 
     Args:
         run: trained.
@@ -104,10 +114,9 @@ def finish(run: Trainer, label: str = "", *, complete: bool = True) -> dict[str,
         complete: whether the run came to its end.
 
     Raises:
-        UserError: as `leave_weights`.
+        UserError: a score is no number, or something cannot be written.
     """
     settings, model, steps = run.settings, run.evaluated, run.progress.step
-    leave_weights(run)
     with run.uncompiled():
         results = records.final_results(model, run.splits, settings, label, complete=complete)
         shown = pictures.write_run_pictures(

@@ -176,7 +176,7 @@ class Trainer:
                 signum, progress.position = self.processes.agree(stop.signum, progress.position)
                 bar.update(min(progress.position, self.settings.schedule.steps) - before)
                 if self.done or due(before, progress.position, evaluation.eval_every):
-                    valid = self.report(log)
+                    valid = self.report(log, stop)
                     bar.set_postfix_str(f"valid {valid:.3f} bits/dim" if log else "")
                 saves = due(before, progress.position, evaluation.save_every)
                 if self.done or signum or saves:
@@ -233,7 +233,7 @@ class Trainer:
         position = self.clock.position(self.progress.step)
         _, self.progress.position = self.processes.agree(0.0, position)
 
-    def report(self, log: MetricsLog | None) -> float:
+    def report(self, log: MetricsLog | None, stop: StopRequest) -> float:
         """Evaluate, in the main process alone, and let the plateau schedule know.
 
         Returns:
@@ -244,7 +244,7 @@ class Trainer:
             line = reports.evaluation(self)
             log.add(line)
             valid = line["valid_bits_per_dim"]
-            if self.watch:
+            if self.watch and not stop.signum:  # which could end the run otherwise than asked
                 self.watch(self, line)
         _, valid = self.processes.agree(0.0, valid)
         if self.settings.schedule.schedule == "plateau":

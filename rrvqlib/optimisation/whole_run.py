@@ -19,6 +19,14 @@ from rrvqlib.settings.run import RunSettings
 from rrvqlib.words import say
 
 
+def results_of(path: Path) -> dict[str, Any] | None:
+    """What a `results.json` holds; nothing where there is none, or a damaged one."""
+    try:
+        return read_table(path) if path.exists() else None
+    except UserError:
+        return None
+
+
 def finished(results: dict[str, Any] | None) -> bool:
     """Whether results are of a whole training, and have what the command tells of them."""
     names = "test_bits_per_dim", "train_bits_per_dim", "n_test"
@@ -63,33 +71,40 @@ def train(
     results_path = out / "results.json"
     if resume:
         trainer.resume()
-        found = read_table(results_path) if trainer.done and results_path.exists() else None
+        found = results_of(results_path) if trainer.done else None
         if finished(found):
             if (out / "run.json").exists():
                 check_finished_run(read_run_settings(out), settings)
             return found  # finished before
+    results = carry_out(trainer, show_progress=show_progress)
+    processes.leave()
+    return results
+
+
+def carry_out(trainer: Trainer, *, show_progress: bool) -> dict[str, Any] | None:
+    """Train to the end, or until a signal comes; then write model and scores; see `train`."""
+    processes = trainer.processes
     label = "scoring " if show_progress else ""
-
-    def finish(*, complete: bool) -> dict[str, Any] | None:
-        return reports.finish(trainer, label, complete=complete) if processes.is_main else None
-
+    stopped, results = None, None
     with StopRequest() as stop:
         try:
             trainer.run(stop, show_progress=show_progress)
-        except Stopped:
-            stop.saved_at(trainer.progress.step)
-            try:
-                if stop.hurried and processes.is_main:
-                    reports.leave_weights(trainer)
-                elif processes.is_main:
+        except Stopped as signalled:
+            stopped = signalled
+        step = trainer.progress.step
+        try:
+            if processes.is_main:
+                reports.leave_weights(trainer)
+            stop.saved_at(step)
+            if processes.is_main and not stop.hurried:
+                if stopped:
                     say("saved; scoring it as it is (a signal now leaves at once)", error=True)
-                    finish(complete=trainer.done)
-            except UserError as error:
-                say(str(error), error=True)
-            processes.wait_for_all()  # or torchrun would end the one that scores
-            raise
-        stop.saved_at(trainer.progress.step)
-        results = finish(complete=True)
-        processes.wait_for_all()
-    processes.leave()
+                results = reports.leave_score(trainer, label, complete=trainer.done)
+        except UserError as error:
+            if not stopped:
+                raise
+            say(str(error), error=True)
+        processes.wait_for_all()  # or torchrun would end the one that scores
+        if stopped or stop.signum:  # or between the last step and the weights
+            raise stopped or Stopped(stop.signum, step)
     return results

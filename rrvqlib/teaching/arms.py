@@ -72,6 +72,13 @@ REINMAX = {
 }
 WARM = Arm("recipe-mixture+groups-4+codes-16+temperature-1", 4, 16)  # ReinMax has it, too
 
+# Codes with as many parameters as Gaussians of 48 channels, and the other way round.
+WIDE = Arm("recipe-mixture+groups-4+codes-16+channels-56", 4, 16)
+NARROW = Arm("recipe-mixture+gaussian+channels-41", groups=0)
+
+# A seventh layer that is no finer than the others.
+SEVEN_AT_16 = Arm("recipe-mixture+groups-4+codes-16+seven-at-16", 4, 16)
+
 # As they are, and with one layer more, of a position for each pixel.
 FINER = {
     name: (arm, arm._replace(variant=f"{arm.variant}+at-32", run=run))

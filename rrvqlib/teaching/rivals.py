@@ -43,6 +43,7 @@ LABELS = {
 SECOND_SEEDS = {
     "rrvq-l4": "table-1-cifar10-rrvq-seed-1",
     "spatial-l4": "table-1-cifar10-spatial-seed-1",
+    "straight-through": "table-1-cifar10-rvq-seed-1",
 }
 
 

@@ -32,7 +32,7 @@ class Suspect(NamedTuple):
 
 
 def suspects(results: Path) -> list[Suspect]:
-    """Seven suspects, what was tried and what was found, from the folder book/results."""
+    """Eight suspects, what was tried and what was found, from the folder book/results."""
     wide, narrow, rest = (mean_gap(results, run) for run in STAGES.values())
     seeds, small_seeds = (SEEDS[len(scores_of(results, run))] for run in (FOUR, RECIPE))
     base = variants(results / "ablation-cifar10.jsonl")["base"]
@@ -52,6 +52,8 @@ def suspects(results: Path) -> list[Suspect]:
     finer = {name: pair[1] for name, pair in arms.FINER.items()}
     fine = behind(results, finer["4 of 16"], finer["Gaussians"])[56_000][0]
     fine_late = mean_gap(results, gap.FINE)
+    wider = mean(behind(results, arms.WIDE)[56_000])
+    narrower = mean(behind(results, ARMS["4 of 16"], arms.NARROW)[56_000])
     used, slow_used = (100 * in_use(results, a, 56_000) for a in (ARMS["1 of 64"], SLOW["1 of 64"]))
     short = "14,400 images, logistic, one seed"
     return [
@@ -113,6 +115,13 @@ def suspects(results: Path) -> list[Suspect]:
             f" {fine_late:.2f} late",
             "coarse grids do no harm early in training; a finer one helps codes early and Gaussians"
             " late: better models, and no smaller gap at the end",
+        ),
+        Suspect(
+            "size",
+            "codes of 56 channels beside Gaussians of 48, codes of 48 beside Gaussians of 41: as"
+            " many parameters; mixture, four of 16, 56,000 images, one seed",
+            f"gap {early['4 of 16']:.2f}, with 56 channels {wider:.2f}, beside 41 {narrower:.2f}",
+            "VERDICT",
         ),
     ]
 
