@@ -235,7 +235,9 @@ def test_a_console_that_is_gone_does_not_cost_the_score(console, images, tmp_pat
     assert json.loads((out / "results.json").read_text())["complete"] is False
 
 
-@pytest.mark.parametrize("damaged", ["{}", '{"complete": true}', '{"test_bits_per_dim": "x"}'])
+@pytest.mark.parametrize(
+    "damaged", ["", "[]", "{}", '{"complete": true}', '{"test_bits_per_dim": "x"}']
+)
 def test_damaged_results_are_made_again(damaged, images, tmp_path):
     out = tmp_path / "run"
     out.mkdir()

@@ -677,11 +677,10 @@ def test_a_run_that_learnt_nothing_is_told_of_flags_that_it_takes(latent, hotter
     assert ("--temperature" in str(error.value)) == hotter
 
 
-@pytest.mark.parametrize(("file", "text"), [("results.json", "[]"), ("run.json", "[]")])
-def test_a_file_of_another_kind_is_damaged(file, text, images, tmp_path):
+def test_a_file_of_another_kind_is_damaged(images, tmp_path):
     settings = changed(TINY, dataset=images, steps=2, save_every=2)
     (tmp_path / "run").mkdir()
     train(settings, tmp_path / "run", "tiny", show_progress=False)
-    (tmp_path / "run" / file).write_text(text)
+    (tmp_path / "run" / "run.json").write_text("[]")
     with pytest.raises(UserError, match="json"):
         train(settings, tmp_path / "run", "tiny", resume=True, show_progress=False)

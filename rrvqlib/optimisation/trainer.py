@@ -233,7 +233,7 @@ class Trainer:
         position = self.clock.position(self.progress.step)
         _, self.progress.position = self.processes.agree(0.0, position)
 
-    def report(self, log: MetricsLog | None, stop: StopRequest) -> float:
+    def report(self, log: MetricsLog | None, stop: StopRequest | None = None) -> float:
         """Evaluate, in the main process alone, and let the plateau schedule know.
 
         Returns:
@@ -244,7 +244,7 @@ class Trainer:
             line = reports.evaluation(self)
             log.add(line)
             valid = line["valid_bits_per_dim"]
-            if self.watch and not stop.signum:  # which could end the run otherwise than asked
+            if self.watch and not (stop and stop.signum):  # it could end the run in its own way
                 self.watch(self, line)
         _, valid = self.processes.agree(0.0, valid)
         if self.settings.schedule.schedule == "plateau":
