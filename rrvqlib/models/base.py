@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from rrvqlib.models.checks import (
     check_precision,
     check_range,
 )
-from rrvqlib.models.ready import fetched
+from rrvqlib.models.ready import folder_or_repository
 from rrvqlib.models.saved import as_folder, load_model, save_model
 from rrvqlib.nets.initialisation import data_dependent_init
 from rrvqlib.numerics import total, true_float32
@@ -248,11 +247,7 @@ class VAE(nn.Module, PyTorchModelHubMixin, ABC):
         *,
         map_location: str | torch.device = "cpu",
         strict: bool = True,
-        revision: str | None = None,
-        cache_dir: str | Path | None = None,
-        force_download: bool = False,
-        local_files_only: bool = False,
-        token: str | bool | None = None,
+        **hub: Any,
     ) -> VAE:
         """The model of a folder or of a repository on the Hub; shards are read, pickles are not.
 
@@ -260,25 +255,13 @@ class VAE(nn.Module, PyTorchModelHubMixin, ABC):
             pretrained_model_name_or_path: the folder, or OWNER/NAME.
             map_location: the device.
             strict: whether missing weights, and weights of no use, are refused.
-            revision, cache_dir, force_download, local_files_only, token: of a repository, see
-                huggingface_hub's `snapshot_download`.
+            hub: how a repository is fetched, see `folder_or_repository`.
 
         Raises:
             UserError: it is missing, damaged, or a model of another kind.
         """
-        directory = as_folder(pretrained_model_name_or_path)
-        name = str(directory)
-        if not os.path.lexists(directory):
-            if name.count("/") != 1 or name.startswith(("/", ".")):
-                raise UserError(f"there is no folder {name}, and OWNER/NAME it is not either")
-            directory = fetched(
-                name,
-                revision=revision,
-                cache_dir=cache_dir,
-                force_download=force_download,
-                local_files_only=local_files_only,
-                token=token,
-            )
+        name = pretrained_model_name_or_path
+        directory = folder_or_repository(name, **hub)
         model = load_model(directory, strict=strict)
         if not isinstance(model, cls):
             raise UserError(f"{name} is a {type(model).__name__}; call its from_pretrained")

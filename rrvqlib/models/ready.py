@@ -95,6 +95,43 @@ def fetched(repository: str, **options: Any) -> Path:
         ) from None
 
 
+def folder_or_repository(
+    name: str | Path,
+    *,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    force_download: bool = False,
+    local_files_only: bool = False,
+    token: str | bool | None = None,
+) -> Path:
+    """The folder of that name, or the files of the repository OWNER/NAME.
+
+    Args:
+        name: of one of them.
+        revision, cache_dir, force_download, local_files_only, token: of a repository, see
+            huggingface_hub's `snapshot_download`.
+
+    Raises:
+        UserError: there is no such folder, and no such repository.
+    """
+    from rrvqlib.models.saved import as_folder
+
+    directory = as_folder(name)
+    if os.path.lexists(directory):
+        return directory
+    text = os.fspath(name).removeprefix(HUB)
+    if text.count("/") != 1 or text.startswith(("/", ".")):
+        raise UserError(f"there is no folder {text}, and it is not the OWNER/NAME of a repository")
+    return fetched(
+        text,
+        revision=revision,
+        cache_dir=cache_dir,
+        force_download=force_download,
+        local_files_only=local_files_only,
+        token=token,
+    )
+
+
 def load(name: str | Path) -> VAE:
     """A trained model, in float32 on the CPU, ready to sample from, to score and to code with.
 
